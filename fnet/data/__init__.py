@@ -1,0 +1,29 @@
+"""Data: datasets, orders, the loader, readers and named sets. Needs numpy only, and never imports JAX.
+
+- dataset: anything with `__len__` and `__getitem__(i)`; ArrayDataset is the one made of arrays
+- order: a pure function of (epoch, positions) -> indices
+- DataLoader: `batch(step)` is a pure function of (seed, step)
+- named sets: digits(), mnist(), fashion_mnist(); each gives (train, test)
+"""
+
+from .datasets import ArrayDataset, Dataset
+from .download import DownloadError
+from .loader import DataLoader
+from .orders import Sequential, Shuffle
+from .readers import read_idx
+from .sets import digits, fashion_mnist, mnist
+from .structure import collate
+
+__all__ = [
+    "ArrayDataset",
+    "DataLoader",
+    "Dataset",
+    "DownloadError",
+    "Sequential",
+    "Shuffle",
+    "collate",
+    "digits",
+    "fashion_mnist",
+    "mnist",
+    "read_idx",
+]
