@@ -129,14 +129,13 @@ def cache_folder(name: str) -> Path:
 
 def _read_set(which: _IdxSet, root: str | Path | None, download: bool) -> tuple[ArrayDataset, ArrayDataset]:
     folders = _folders(which, root)
-    found = next((files for folder in folders if (files := _find_files(which, folder)) is not None), None)
-    if found is None and download:
+    found = next((paths for folder in folders if len(paths := _find_files(which, folder)) == len(which.sha256)), {})
+    if not found and download:
         target = folders[0] if root is not None else folders[-1]
-        found = {
-            name: fetch([mirror + name for mirror in which.mirrors], target / name, checksum)
-            for name, checksum in which.sha256.items()
-        }
-    if found is None:
+        found = _find_files(which, target)
+        for name in which.sha256.keys() - found.keys():
+            found[name] = fetch([mirror + name for mirror in which.mirrors], target / name, which.sha256[name])
+    if not found:
         raise FileNotFoundError(
             f"no {which.name} here: looked in {', '.join(map(str, folders))} for {', '.join(which.sha256)} (or "
             f"without .gz). Pass root=<their folder>, set FNET_DATA to the folder that contains {which.name}/, or call "
@@ -157,16 +156,15 @@ def _folders(which: _IdxSet, root: str | Path | None) -> list[Path]:
     return [*([Path(shared).expanduser() / which.name] if shared else []), cache_folder(which.name)]
 
 
-def _find_files(which: _IdxSet, folder: Path) -> dict[str, Path] | None:
-    """Find all four files in a folder, gzipped or not; some archives have a dot for the hyphen before "idx"."""
+def _find_files(which: _IdxSet, folder: Path) -> dict[str, Path]:
+    """Find the files that a folder has, gzipped or not; some archives have a dot for the hyphen before "idx"."""
     found = {}
     for name in which.sha256:
         plain = name.removesuffix(".gz")
         spellings = [spelling + end for end in ("", ".gz") for spelling in (plain, plain.replace("-idx", ".idx"))]
         path = next((folder / spelling for spelling in spellings if (folder / spelling).is_file()), None)
-        if path is None:
-            return None
-        found[name] = path
+        if path is not None:
+            found[name] = path
     return found
 
 
