@@ -1,0 +1,60 @@
+"""fnet: a functional deep learning framework on JAX.
+
+Models, parameters, optimizers and training runs are plain values; what acts on them are pure functions. This front
+door holds what is used daily and loads it on first use, so that `import fnet` itself imports nothing.
+"""
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # isort: off
+    from fnet import creation, data, functional, init, inspect, io, metrics, nn, optim, plot, train, tree
+    from fnet.creation import (
+        arange, devices, eye, from_numpy, from_torch, full, full_like, linspace, normal, ones, ones_like, permutation,
+        rand, rand_like, randint, randn, randn_like, randperm, tensor, to, to_numpy, to_torch, uniform, zeros,
+        zeros_like,
+    )  # fmt: skip
+    from fnet.inspect.summary import summary
+    from fnet.io import load, save
+    from fnet.train import TrainState
+    from fnet.tree import (
+        cast, count, diff, get, map_named, merge, named, names, nbytes, optional, overlay, select, split,
+    )  # fmt: skip
+    # isort: on
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "TrainState", "arange", "cast", "count", "creation", "data", "devices", "diff", "eye", "from_numpy", "from_torch",
+    "full", "full_like", "functional", "get", "init", "inspect", "io", "linspace", "load", "map_named", "merge",
+    "metrics", "named", "names", "nbytes", "nn", "normal", "ones", "ones_like", "optim", "optional", "overlay",
+    "permutation", "plot", "rand", "rand_like", "randint", "randn", "randn_like", "randperm", "save", "select",
+    "split", "summary", "tensor", "to", "to_numpy", "to_torch", "train", "tree", "uniform", "zeros", "zeros_like",
+]  # fmt: skip
+
+# Where each name is found. No module may have a function's name: importing the module would take its place here.
+_HOMES = {
+    "creation": "arange devices eye from_numpy from_torch full full_like linspace normal ones ones_like permutation "
+                "rand rand_like randint randn randn_like randperm tensor to to_numpy to_torch uniform zeros zeros_like",
+    "inspect": "summary",
+    "io": "load save",
+    "train": "TrainState",
+    "tree": "cast count diff get map_named merge named names nbytes optional overlay select split",
+}  # fmt: skip
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'fnet' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+    if name in _HOME_OF:
+        value = getattr(importlib.import_module(f"fnet.{_HOME_OF[name]}"), name)
+    else:
+        value = importlib.import_module(f"fnet.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
