@@ -1,0 +1,33 @@
+"""Fixtures for every test, and how hypothesis draws."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import jax
+import pytest
+
+# No deadline, since the first example of a test compiles; and the same examples each run, so that a verdict repeats.
+hypothesis.settings.register_profile("fnet", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("fnet")
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """JAX's 64-bit mode for the length of one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data that FNET_DATA names."""
+    folder = os.environ.get("FNET_DATA")
+    if not folder:
+        pytest.skip("needs real data: set FNET_DATA to a folder with mnist/ in it")
+    if not Path(folder).is_dir():
+        pytest.fail(f"FNET_DATA is {folder!r}, which is no folder")
+    return Path(folder)
