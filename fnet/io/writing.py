@@ -1,0 +1,111 @@
+"""Write a file so that it is either wholly there or not at all, one chunk at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+
+from fnet.io.safetensors import Tensor, encode_header
+
+CHUNK = 4 << 20  # bytes written, checksummed or converted at once
+CHECKSUMS = "fnet.crc32"
+
+
+def write_file(
+    path: str,
+    tensors: dict[str, Tensor],
+    fetch: Callable[[str], np.ndarray],
+    metadata: dict[str, str],
+    checksum: bool,
+) -> None:
+    """Write a safetensors file; ``fetch(name)`` gives each array just before it is written.
+
+    The checksums are taken on the way, so the data is read once; the header is written last, when they are known.
+    """
+
+    def header(checksums: dict[str, str]) -> bytes:
+        return encode_header(tensors, metadata | ({CHECKSUMS: json.dumps(checksums)} if checksum else {}))
+
+    room = len(header(dict.fromkeys(tensors, "00000000")))
+    with replacing(path) as fd:
+        os.lseek(fd, room, os.SEEK_SET)
+        checksums = {name: _write_array(fd, fetch(name), checksum) for name in tensors}
+        os.lseek(fd, 0, os.SEEK_SET)
+        _write(fd, memoryview(header(checksums)))
+
+
+@contextmanager
+def replacing(path: str) -> Iterator[int]:
+    """A descriptor of a new file that takes the place of ``path`` when the block ends well.
+
+    The new file lies in the same folder until it is complete and on the disk; if anything fails it is removed and
+    ``path`` stays what it was. A symbolic link stays one: what it points to is replaced. An OSError says so.
+    """
+    target = os.path.realpath(path)
+    folder, name = os.path.split(target)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"cannot save {path}: the folder {folder} does not exist")
+    if os.path.isdir(target):
+        raise IsADirectoryError(f"cannot save {path}: it is a folder")
+    aside = os.path.join(folder, f".{name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            yield fd
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(aside, target)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(aside)
+        if isinstance(error, OSError) and error.errno is not None:
+            kept = "; the file that was there is untouched" if os.path.exists(target) else ""
+            raise OSError(error.errno, f"cannot save {path}: {error.strerror}{kept}") from error
+        raise
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the new name last through a power cut, where the system can (not on Windows, not on every network disk)."""
+    with suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _write_array(fd: int, array: np.ndarray, checksum: bool) -> str:
+    crc = 0
+    for chunk in _chunks(array):
+        if checksum:
+            crc = zlib.crc32(chunk, crc)
+        _write(fd, chunk)
+    return f"{crc:08x}"
+
+
+def _chunks(array: np.ndarray) -> Iterator[memoryview]:
+    """The bytes of an array in C order and little-endian; only a chunk is ever copied."""
+    little = array.dtype.newbyteorder("<")
+    if array.flags.c_contiguous and array.dtype == little:
+        data = array.reshape(-1).view(np.uint8).data
+        for start in range(0, len(data), CHUNK):
+            yield data[start : start + CHUNK]
+        return
+    size = max(1, CHUNK // array.dtype.itemsize)
+    flags: Any = ["external_loop", "buffered", "zerosize_ok"]
+    for part in np.nditer(array, flags, op_dtypes=little, casting="equiv", order="C", buffersize=size):
+        yield np.ascontiguousarray(part).view(np.uint8).data
+
+
+def _write(fd: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
