@@ -123,7 +123,7 @@ def _matcher(selector: Selector) -> Callable[[str, Any], bool]:
         parts = [_matcher(part) for part in selector]
         return lambda name, leaf: any(part(name, leaf) for part in parts)
     raise TypeError(
-        f"a selector is a glob such as '*.weight', a list of globs, or a function (name, leaf) -> bool; got {selector!r}"
+        f"a selector is a glob like '*.weight', a list of globs, or a function (name, leaf) -> bool; got {selector!r}"
     )
 
 
@@ -136,7 +136,7 @@ def _no_match(selector: Selector, named: Mapping[str, Any]) -> str:
     if callable(globs):
         return f"the selector {selector!r} is true for none of the {len(named)} names; {hint('', named)}"
     hints = " ".join(hint(glob, named) for glob in list(globs)[:3] if isinstance(glob, str)) or hint("", named)
-    return f"the selector {selector!r} matches none of the {len(named)} names; {hints} (`fnet.optional(…)` allows no match)"
+    return f"the selector {selector!r} matches none of the {len(named)} names; {hints} (fnet.optional(…) allows none)"
 
 
 def _hashable(selector: Any) -> Any:

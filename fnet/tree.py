@@ -88,7 +88,9 @@ def _children(node: PyTree) -> list[tuple[str, PyTree]] | None:
 
 def _natural(part: str) -> list[tuple[bool, int | str]]:
     """A sort key under which "10" comes after "9"."""
-    return [(not piece.isdigit(), int(piece) if piece.isdigit() else piece) for piece in re.split(r"(\d+)", part) if piece]
+    return [
+        (not piece.isdigit(), int(piece) if piece.isdigit() else piece) for piece in re.split(r"(\d+)", part) if piece
+    ]
 
 
 def _declared(part: str, order: list[str]) -> tuple[Any, ...]:
@@ -208,7 +210,9 @@ def merge(*trees: PyTree) -> PyTree:
     def one(path: tuple[Any, ...], *leaves: Any) -> Any:
         present = [leaf for leaf in leaves if not isinstance(leaf, Hole)]
         if len(present) > 1:
-            raise ValueError(f"merge: {path_name(path)!r} has a value in {len(present)} trees, expected one; split them first")
+            raise ValueError(
+                f"merge: {path_name(path)!r} has a value in {len(present)} trees, expected one; split them first"
+            )
         return present[0] if present else HOLE
 
     with_holes = [jax.tree.structure(tree, is_leaf=_is_hole) for tree in trees]
@@ -249,8 +253,8 @@ def overlay(new: PyTree, old: PyTree, report: Callable[[str], Any] | None = prin
     fits = {name for name in common if np.shape(values[name]) == np.shape(targets[name])}
     if targets and not fits:
         raise ValueError(
-            f"overlay: none of the {len(targets)} names of the new tree (such as {next(iter(targets))!r}) is in the old "
-            f"one with the same shape (it has such as {next(iter(values), None)!r})"
+            f"overlay: none of the {len(targets)} names of the new tree (such as {next(iter(targets))!r}) is in the "
+            f"old one with the same shape (it has such as {next(iter(values), None)!r})"
         )
     lines = [f"overlay: {len(fits)} of {len(targets)} values taken over"]
     lines += _listing("stayed new", [name for name in targets if name not in values])

@@ -1,0 +1,242 @@
+"""Combinators: JAX transforms of a layer's `apply` that add no name of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fnet.nn.core import Layer
+from fnet.nn.core.frame import shape_text
+from fnet.nn.core.param import Param, Spec, Tree
+from fnet.nn.core.render import parts_of
+from fnet.nn.core.values import text
+from fnet.nn.core.walk import abstract, is_layer, record, run, specs_of
+
+
+@dataclass(frozen=True, repr=False)
+class Combinator(Layer):
+    """A layer around another, whose parts and names are those of the layer inside."""
+
+    layer: Any
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not is_layer(self.layer):
+            raise TypeError(f"{type(self).__name__} takes a layer first, got {self.layer!r}")
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        return parts_of(self.layer)
+
+    def with_parts(self, parts: Mapping[str, Any]) -> Combinator:
+        return replace(self, layer=self.layer.with_parts(parts))
+
+    def title(self) -> str:
+        """The first line of the printed tree."""
+        inner = self.layer.title() if hasattr(self.layer, "title") else text(self.layer)
+        return repr(replace(self, layer=_Named(inner)))
+
+    def spec(self, *inputs: Any, **kwargs: Any) -> Spec:
+        return specs_of(self, inputs, kwargs, False)
+
+    def record_parts(
+        self, inputs: tuple[Any, ...], kwargs: Mapping[str, Any], key: Any, train: bool
+    ) -> tuple[Spec, Any]:
+        """Walk the layer inside: its Params and its output, as this combinator changes them."""
+        return record(self.layer, inputs, kwargs, key, train)
+
+
+@dataclass(frozen=True, repr=False)
+class Residual(Combinator):
+    """``x + layer(x, …)``; the sum is with the first input.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from fnet import nn
+    >>> params, _ = nn.Residual(nn.Linear(4)).init(jax.random.key(0), jnp.ones((2, 4)))
+    >>> nn.Residual(nn.Linear(4))(params, jnp.ones((2, 4))).shape
+    (2, 4)
+    """
+
+    def apply(
+        self, params: Tree, state: Tree, *inputs: Any, key: Any = None, train: bool = False, **kwargs: Any
+    ) -> Any:
+        output, state = run(self.layer, params, state, inputs, kwargs, key, train)
+        _check_same(self, inputs[0], output)
+        return inputs[0] + output, state
+
+    def record_parts(
+        self, inputs: tuple[Any, ...], kwargs: Mapping[str, Any], key: Any, train: bool
+    ) -> tuple[Spec, Any]:
+        specs, output = record(self.layer, inputs, kwargs, key, train)
+        _check_same(self, inputs[0], output)
+        return specs, inputs[0] + output
+
+
+@dataclass(frozen=True, repr=False)
+class Remat(Combinator):
+    """The layer with its inner activations computed again in the backward pass, by `jax.checkpoint`, to save memory.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from fnet import nn
+    >>> model = nn.Sequential(nn.Remat(nn.Linear(4)))
+    >>> sorted(model.init(jax.random.key(0), jnp.ones((2, 4)))[0]["0"])
+    ['bias', 'weight']
+    """
+
+    def apply(
+        self, params: Tree, state: Tree, *inputs: Any, key: Any = None, train: bool = False, **kwargs: Any
+    ) -> Any:
+        leaves, treedef = jax.tree.flatten((inputs, kwargs))
+        where = [
+            index for index, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) or hasattr(leaf, "__array__")
+        ]
+
+        def inner(params: Tree, state: Tree, key: Any, arrays: list[Any]) -> tuple[Any, Tree]:
+            filled = list(leaves)
+            for index, array in zip(where, arrays, strict=True):
+                filled[index] = array
+            inputs, kwargs = jax.tree.unflatten(treedef, filled)
+            return run(self.layer, params, state, inputs, kwargs, key, train)
+
+        return jax.checkpoint(inner)(params, state, key, [leaves[index] for index in where])
+
+
+@dataclass(frozen=True, repr=False)
+class Stack(Combinator):
+    """``n`` layers of one configuration in a row, compiled once: `jax.lax.scan` over stacked weights.
+
+    Every array has a leading axis of ``n``, each slice drawn with a key of its own; names are those of one layer.
+    The first input is carried from layer to layer, the others go to each. State and keys are per layer. `unstack`
+    gives ``3.fc.weight`` for ``fc.weight[3]``, `restack` the way back.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from fnet import nn
+    >>> model = nn.Stack(nn.Residual(nn.Linear(4)), 12)
+    >>> params, _ = model.init(jax.random.key(0), jnp.ones((2, 4)))
+    >>> params["weight"].shape, model(params, jnp.ones((2, 4))).shape
+    ((12, 4, 4), (2, 4))
+    """
+
+    n: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_count(self, self.n)
+
+    def apply(
+        self, params: Tree, state: Tree, x: Any, *rest: Any, key: Any = None, train: bool = False, **kwargs: Any
+    ) -> Any:
+        def one(carry: Any, part: tuple[Tree, Tree, jax.Array]) -> tuple[Any, Tree]:
+            params, state, index = part
+            own_key = None if key is None else jax.random.fold_in(key, index)
+            return run(self.layer, params, state, (carry, *rest), kwargs, own_key, train)
+
+        return jax.lax.scan(one, x, (params, dict(state), jnp.arange(self.n)), length=self.n)
+
+    def record_parts(
+        self, inputs: tuple[Any, ...], kwargs: Mapping[str, Any], key: Any, train: bool
+    ) -> tuple[Spec, Any]:
+        specs, output = record(self.layer, inputs, kwargs, key, train)
+        _check_same(self, inputs[0], output)
+        return _stacked(specs, self.n), output
+
+
+@dataclass(frozen=True, repr=False)
+class Ensemble(Combinator):
+    """``n`` layers of one configuration side by side on the same inputs: `jax.vmap` over stacked weights.
+
+    Every array, and every output, has a leading axis of ``n``; each slice is drawn with a key of its own.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from fnet import nn
+    >>> model = nn.Ensemble(nn.Linear(3), 5)
+    >>> params, _ = model.init(jax.random.key(0), jnp.ones((2, 4)))
+    >>> model(params, jnp.ones((2, 4))).shape
+    (5, 2, 3)
+    """
+
+    n: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_count(self, self.n)
+
+    def apply(
+        self, params: Tree, state: Tree, *inputs: Any, key: Any = None, train: bool = False, **kwargs: Any
+    ) -> Any:
+        def one(params: Tree, state: Tree, index: jax.Array) -> tuple[Any, Tree]:
+            own_key = None if key is None else jax.random.fold_in(key, index)
+            return run(self.layer, params, state, inputs, kwargs, own_key, train)
+
+        return jax.vmap(one)(params, dict(state), jnp.arange(self.n))
+
+    def record_parts(
+        self, inputs: tuple[Any, ...], kwargs: Mapping[str, Any], key: Any, train: bool
+    ) -> tuple[Spec, Any]:
+        specs, output = record(self.layer, inputs, kwargs, key, train)
+        return _stacked(specs, self.n), jax.tree.map(lambda y: jnp.broadcast_to(y, (self.n, *y.shape)), output)
+
+
+def unstack(stacked: Tree) -> Tree:
+    """The arrays of a `Stack` or `Ensemble` as one subtree a layer: ``{"0": …, "1": …}``.
+
+    >>> import jax.numpy as jnp
+    >>> from fnet import nn
+    >>> nn.unstack({"weight": jnp.arange(2)})
+    {'0': {'weight': Array(0, dtype=int32)}, '1': {'weight': Array(1, dtype=int32)}}
+    """
+    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(stacked)}
+    if len(sizes) != 1 or None in sizes:
+        raise ValueError(f"unstack needs arrays with one leading size, the number of layers; got {sizes}")
+    return {str(index): jax.tree.map(lambda leaf: leaf[index], stacked) for index in range(sizes.pop())}  # noqa: B023
+
+
+def restack(layers: Mapping[str, Tree]) -> Tree:
+    """The subtrees ``{"0": …, "1": …}`` of equal layers as the stacked arrays of a `Stack` or `Ensemble`.
+
+    >>> import jax.numpy as jnp
+    >>> from fnet import nn
+    >>> nn.restack({"0": {"weight": jnp.zeros(3)}, "1": {"weight": jnp.ones(3)}})["weight"].shape
+    (2, 3)
+    """
+    if sorted(layers, key=int) != [str(index) for index in range(len(layers))] or not layers:
+        raise ValueError(f"restack needs layers named '0', '1', … without gaps, got {sorted(layers)}")
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(layers[str(index)] for index in range(len(layers))))
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Stands for the inner layer in a combinator's title."""
+
+    name: str
+    spec = apply = None
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _stacked(specs: Spec, n: int) -> Spec:
+    return {
+        name: replace(item, shape=(n, *item.shape), stacked=item.stacked + 1)
+        if isinstance(item, Param)
+        else _stacked(item, n)
+        for name, item in specs.items()
+    }
+
+
+def _check_count(layer: Layer, n: Any) -> None:
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"{type(layer).__name__} needs n of at least 1, got {n!r}")
+
+
+def _check_same(layer: Layer, x: Any, output: Any) -> None:
+    before, after = (jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), abstract(tree)) for tree in (x, output))
+    if before != after:
+        raise ValueError(
+            f"{type(layer).__name__} needs a layer whose output is shaped like its first input; "
+            f"{shape_text(x)} went in, {shape_text(output)} came out"
+        )

@@ -1,0 +1,181 @@
+"""`Layer`: what a layer is, and what fnet does with any layer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+import jax
+
+from fnet.nn.core.keys import check_key, fold_name
+from fnet.nn.core.param import Initializer, Spec, Tree, draw, flat_specs, keys_of, put
+from fnet.nn.core.render import tree_html, tree_text
+from fnet.nn.core.surgery import part_at, rebuild, walk_parts
+from fnet.nn.core.values import dataclass_text, freeze, refuse_unpicklable
+from fnet.nn.core.walk import specs_of
+from fnet.selectors import Selector, first_match, match
+
+
+class Layer(ABC):
+    """The optional base of layers: a frozen dataclass of hyperparameters with `spec` and `apply`.
+
+    Whatever has these two methods is a layer; this base adds ``init``, the short call, ``replace``, ``map``,
+    printing, and checks that hyperparameters are plain values (lists become tuples, arrays are refused).
+
+    >>> from dataclasses import dataclass
+    >>> import jax, jax.numpy as jnp
+    >>> from fnet import init, nn
+    >>> @dataclass(frozen=True)
+    ... class Scale(nn.Layer):
+    ...     start: float = 1.0
+    ...     def spec(self, x):
+    ...         return {"weight": nn.Param(x.shape[-1:], init.constant(self.start))}
+    ...     def apply(self, params, state, x, key=None, train=False):
+    ...         return x * params["weight"], state
+    >>> params, state = Scale(2.0).init(jax.random.key(0), jnp.ones((4, 3)))
+    >>> Scale(2.0)(params, jnp.ones(3))
+    Array([2., 2., 2.], dtype=float32)
+    """
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            value = freeze(getattr(self, field.name), f"{type(self).__name__}.{field.name}")
+            object.__setattr__(self, field.name, tuple(value) if isinstance(value, list) else value)
+
+    def spec(self, *inputs: Any, **kwargs: Any) -> Spec:
+        """The arrays that the layer declares for these inputs, arrays or abstract: nested ``{name: Param}``."""
+        return {}
+
+    @abstractmethod
+    def apply(
+        self, params: Tree, state: Tree, *inputs: Any, key: jax.Array | None = None, train: bool = False, **kwargs: Any
+    ) -> tuple[Any, Tree]:
+        """The pure function of the layer: ``(output, new state)``."""
+
+    def init(
+        self,
+        key: jax.Array,
+        *inputs: Any,
+        init: Mapping[Selector, Initializer] | None = None,
+        train: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tree, Tree]:
+        """Draw ``(params, state)`` for inputs of these shapes; each array's key comes from its dotted name.
+
+        Inputs are any pytrees of arrays or `jax.ShapeDtypeStruct`; only shapes and dtypes are read and no forward
+        pass runs. ``init`` overrides initialisers by selector, first match wins; ``train=True`` walks the training
+        path. Raises ValueError for a part that the forward never reaches and for a selector that matches nothing.
+
+        >>> import jax
+        >>> from fnet import nn
+        >>> params, state = nn.Linear(3).init(jax.random.key(0), jax.ShapeDtypeStruct((8, 5), "float32"))
+        >>> params["weight"].shape, state
+        ((5, 3), {})
+        """
+        check_key(key, "init")
+        specs = flat_specs(specs_of(self, inputs, kwargs, train))
+        rules = dict(init or {})
+        chosen, initializers = first_match(specs, rules), list(rules.values())
+        params: Tree = {}
+        state: Tree = {}
+        for name, param in specs.items():
+            initializer = initializers[chosen[name]] if name in chosen else param.init
+            value = draw(initializer, fold_name(key, name), name, param)
+            put(params if param.trainable else state, keys_of(name), value)
+        return params, state
+
+    def init_state(self, *inputs: Any, train: bool = False, **kwargs: Any) -> Tree:
+        """A fresh state alone, for inputs of these shapes; no parameter is drawn.
+
+        >>> import jax
+        >>> from fnet import nn
+        >>> nn.Linear(3).init_state(jax.ShapeDtypeStruct((8, 5), "float32"))
+        {}
+        """
+        state: Tree = {}
+        for name, param in flat_specs(specs_of(self, inputs, kwargs, train)).items():
+            if not param.trainable:
+                put(state, keys_of(name), draw(param.init, fold_name(jax.random.key(0), name), name, param))
+        return state
+
+    def __call__(
+        self, params: Tree, *inputs: Any, key: jax.Array | None = None, train: bool = False, **kwargs: Any
+    ) -> Any:
+        """The output alone, for a layer without state; raises TypeError for one with state."""
+        output, state = self.apply(params, NoState(), *inputs, key=key, train=train, **kwargs)
+        if jax.tree.leaves(dict(state)):
+            raise TypeError(NoState.message("'" + next(iter(state)) + "'"))
+        return output
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The named parts inside, in the order in which they were declared; empty for a leaf layer."""
+        return {}
+
+    def with_parts(self, parts: Mapping[str, Any]) -> Layer:
+        """The same layer around other parts of the same names."""
+        raise TypeError(f"{self!r} has no parts")
+
+    def __getitem__(self, name: str) -> Any:
+        """The part at a dotted name; with ``params[name]`` a model of its own."""
+        return part_at(self, name)
+
+    def replace(self, name: str, value: Any) -> Any:
+        """A new layer with the part at a dotted name replaced.
+
+        >>> from fnet import nn
+        >>> nn.Sequential(nn.Linear(8), head=nn.Linear(10)).replace("head", nn.Linear(5))
+        Sequential(Linear(8), head=Linear(5))
+        """
+        part_at(self, name)
+        return rebuild(self, "", lambda path, part: value if path == name else part)
+
+    def map(self, selector: Selector, f: Callable[[Any], Any]) -> Any:
+        """A new layer with ``f(part)`` for every part whose dotted name the selector matches, innermost first.
+
+        >>> from fnet import nn
+        >>> model = nn.Sequential(body=nn.Sequential(nn.Linear(8), drop=nn.Dropout(0.5)), head=nn.Linear(3))
+        >>> model.map("*.drop", lambda d: nn.Dropout(0.0))["body.drop"]
+        Dropout(p=0.0)
+        """
+        chosen = set(match(selector, dict(walk_parts(self))))
+        return rebuild(self, "", lambda path, part: f(part) if path in chosen else part)
+
+    def __repr__(self) -> str:
+        return dataclass_text(self)
+
+    def __str__(self) -> str:
+        return tree_text(self)
+
+    def _repr_html_(self) -> str:
+        return tree_html(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        values = {
+            name: value for name, value in self.__dict__.items() if name != "_hash"
+        }  # str hashes differ by process
+        shown = {name: value for name, value in values.items() if name != "_parts"} | self.parts
+        refuse_unpicklable(shown.items(), type(self).__name__)
+        return values
+
+    def __copy__(self) -> Layer:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
+        return self
+
+
+class NoState(dict):
+    """The empty state of the short call: asking it for anything says how to pass a state."""
+
+    @staticmethod
+    def message(name: str) -> str:
+        return (
+            f"this model has state ({name}), and model(params, x) is for models without: "
+            "use output, state = model.apply(params, state, x)"
+        )
+
+    def __missing__(self, name: str) -> Any:
+        raise TypeError(self.message(repr(name)))

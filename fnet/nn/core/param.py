@@ -1,0 +1,114 @@
+"""`Param`, the declaration of one array, and trees of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnet.nn.core.values import freeze
+from fnet.tree import escape, unescape
+
+Initializer: TypeAlias = Callable[..., jax.Array]
+Spec: TypeAlias = dict[str, Any]  # nested {name: Param}
+Tree: TypeAlias = dict[str, Any]  # nested {name: array}
+Path: TypeAlias = tuple[str, ...]  # the dict keys on the way to a leaf
+
+
+@dataclass(frozen=True)
+class Param:
+    """The declaration of one array of a layer; not an array.
+
+    ``init`` is called as ``init(key, shape, dtype)``. With ``trainable=False`` the array belongs to the state.
+
+    >>> from fnet import init, nn
+    >>> nn.Param((1, 1, 192), init.normal(0.02))
+    Param((1, 1, 192), normal(0.02))
+    """
+
+    shape: tuple[int, ...]
+    init: Initializer
+    dtype: Any = np.dtype("float32")
+    trainable: bool = True
+    stacked: int = 0  # leading axes over layers, as nn.Stack adds them: each slice is drawn alone, with its own fans
+
+    def __post_init__(self) -> None:
+        shape = (self.shape,) if isinstance(self.shape, int) else tuple(int(size) for size in self.shape)
+        if any(size < 0 for size in shape):
+            raise ValueError(f"a Param's shape has no negative sizes, got {shape}")
+        if not callable(self.init):
+            raise TypeError(f"a Param's init is a function (key, shape, dtype) -> array, got {self.init!r}")
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
+        object.__setattr__(self, "init", freeze(self.init, "a Param's init"))
+
+    def __repr__(self) -> str:
+        dtype = "" if self.dtype == np.float32 else f", dtype={self.dtype.name}"
+        return f"Param({self.shape}, {self.init!r}{dtype}{'' if self.trainable else ', trainable=False'})"
+
+
+def flat_specs(specs: Spec, prefix: str = "") -> dict[str, Param]:
+    """Nested Params as ``{dotted name: Param}``, in the order of declaration."""
+    if not isinstance(specs, Mapping):
+        raise TypeError(f"spec returns a dict of Params, got {specs!r}" + (f" at {prefix!r}" if prefix else ""))
+    flat: dict[str, Param] = {}
+    for name, value in specs.items():
+        if isinstance(value, Param):
+            flat[prefix + escape(name)] = value
+        else:
+            flat.update(flat_specs(value, prefix + escape(name) + "."))
+    return flat
+
+
+def stand_ins(flat: Mapping[str, Param], trainable: bool) -> Tree:
+    """Zeros in the shape of Params, to be made under a trace, where they cost nothing."""
+    tree: Tree = {}
+    for name, param in flat.items():
+        if param.trainable == trainable:
+            put(tree, keys_of(name), jnp.zeros(param.shape, param.dtype))
+    return tree
+
+
+def keys_of(name: str) -> Path:
+    """The dict keys on the way to a dotted name."""
+    return tuple(map(unescape, name.split(".")))
+
+
+def put(tree: Tree, path: Path, value: Any) -> None:
+    """Set a leaf of a nested dict in place, making the dicts on the way."""
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[path[-1]] = value
+
+
+def get(tree: Tree, path: Path) -> Any:
+    """A leaf or subtree of a nested dict; an empty dict of the same kind where there is nothing."""
+    for key in path:
+        tree = tree[key] if key in tree else type(tree)()
+    return tree
+
+
+def replaced(tree: Tree, path: Path, value: Any) -> Tree:
+    """The nested dict with a leaf or subtree replaced; only the dicts on the way are copied."""
+    inner = value if len(path) == 1 else replaced(tree.get(path[0], {}), path[1:], value)
+    return {**tree, path[0]: inner}
+
+
+def draw(init: Initializer, key: jax.Array, name: str, param: Param) -> jax.Array:
+    if param.stacked:
+        inner = replace(param, shape=param.shape[1:], stacked=param.stacked - 1)
+        slices = [draw(init, jax.random.fold_in(key, index), name, inner) for index in range(param.shape[0])]
+        return jnp.stack(slices)
+    value = init(key, param.shape, param.dtype)
+    if getattr(value, "shape", None) != param.shape or value.dtype != jax.dtypes.canonicalize_dtype(param.dtype):
+        given = f"{value.dtype}{list(value.shape)}" if hasattr(value, "dtype") else repr(value)
+        size = f" ({math.prod(param.shape):,} values)"
+        raise ValueError(
+            f"the initialiser {init!r} gave {given} for {name!r}, expected {param.dtype.name}{list(param.shape)}{size}"
+        )
+    return value

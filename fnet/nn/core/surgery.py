@@ -1,0 +1,46 @@
+"""Finding and exchanging the parts of a composite layer by dotted name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fnet.nn.core.render import holds_layers, parts_of
+from fnet.nn.core.values import thaw
+from fnet.nn.core.walk import is_layer
+from fnet.selectors import hint
+from fnet.tree import escape
+
+
+def walk_parts(layer: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All parts at every depth as ``(dotted name, part)``, each before what is inside it."""
+    for name, part in parts_of(layer).items():
+        path = prefix + escape(name)
+        yield path, thaw(part)
+        if is_layer(part) or holds_layers(part):
+            yield from walk_parts(part, path + ".")
+
+
+def part_at(layer: Any, name: str) -> Any:
+    parts = dict(walk_parts(layer))
+    if name not in parts:
+        raise KeyError(f"{type(layer).__name__} has no part {name!r}; {hint(str(name), parts)}")
+    return parts[name]
+
+
+def rebuild(value: Any, path: str, f: Callable[[str, Any], Any]) -> Any:
+    """The same composite with ``f(path, part)`` at each part, innermost first; what did not change is kept as it is."""
+    parts = parts_of(value) if is_layer(value) or holds_layers(value) else {}
+    if parts:
+        prefix = f"{path}." if path else ""
+        new = {name: rebuild(part, prefix + escape(name), f) for name, part in parts.items()}
+        if any(new[name] is not parts[name] for name in parts):
+            if is_layer(value):
+                value = value.with_parts(new)
+            else:
+                value = new if isinstance(value, dict) else type(value)(new.values())
+    if not path:
+        return value
+    thawed = thaw(value)
+    result = f(path, thawed)
+    return value if result is thawed else result

@@ -1,0 +1,166 @@
+"""Layers as values: equality, hash, pickle, surgery, printing."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from layers import mlp
+
+from fnet import functional as F
+from fnet import init, nn
+
+KEY = jax.random.key(0)
+
+
+def make(width: int = 16, act: Any = F.relu) -> nn.Model:
+    body = nn.Model(mlp, fc1=nn.Linear(width), fc2=nn.Linear(3))
+    return nn.Sequential(nn.Flatten(), body=body, act=act, drop=nn.Dropout(0.5), head=nn.Linear(2))
+
+
+def test_equal_configurations_are_equal():
+    assert make() == make() and hash(make()) == hash(make()) and make() is not make()
+    assert make(8) != make() and make(act=F.gelu) != make()
+    assert make(act=partial(F.gelu, approximate="tanh")) == make(act=partial(F.gelu, approximate="tanh"))
+    assert make(act=partial(F.gelu, approximate="tanh")) != make(act=F.gelu)
+    assert make(act=lambda x: x) != make(act=lambda x: x), "lambdas compare by identity"
+    assert len({make(), make(), make(8)}) == 2
+
+
+def test_pickle_round_trip_and_hash_in_another_process():
+    for model in (
+        make(),
+        make(act=partial(F.gelu, approximate="tanh")),
+        nn.Linear(3),
+        nn.Embedding(5, 3, padding_idx=1),
+    ):
+        hash(model)
+        back = pickle.loads(pickle.dumps(model))
+        assert back == model and hash(back) == hash(model) and repr(back) == repr(model)
+    model = nn.Sequential(nn.Linear(3), F.relu)
+    hash(model)
+    code = (
+        "import pickle, sys; from fnet import nn, functional as F\n"
+        "m = pickle.loads(sys.stdin.buffer.read()); n = nn.Sequential(nn.Linear(3), F.relu)\n"
+        "assert m == n and hash(m) == hash(n) and m in {n}"
+    )
+    subprocess.run([sys.executable, "-c", code], input=pickle.dumps(model), check=True)
+
+
+def test_a_lambda_says_so_when_pickled():
+    with pytest.raises(pickle.PicklingError, match="'act' is .*lambda.*Define it with def"):
+        pickle.dumps(nn.Sequential(act=lambda x: x))
+    with pytest.raises(pickle.PicklingError, match="'forward' is .*lambda"):
+        pickle.dumps(nn.Model(lambda x: x))
+    assert copy.deepcopy(nn.Model(lambda x: x)) is not None
+
+
+def test_arrays_as_hyperparameters_are_refused():
+    @dataclass(frozen=True)
+    class Shift(nn.Layer):
+        by: Any
+
+        def apply(self, params: Any, state: Any, x: Any, key: Any = None, train: bool = False) -> Any:
+            return x + self.by, state
+
+    assert Shift(1.0) == Shift(1.0) and Shift(np.float32(1.0)) == Shift(1.0) and Shift([1, 2]) == Shift((1, 2))
+    for array in (np.ones(3), jnp.ones(3)):
+        with pytest.raises(TypeError, match=r"Shift\.by is an array of shape \(3,\)"):
+            Shift(array)
+        with pytest.raises(TypeError, match="part 'table' is an array"):
+            nn.Model(lambda x, table: x + table, table=array)
+    with pytest.raises(TypeError, match="does not hash"):
+        Shift({1, 2})
+
+
+def test_models_are_immutable():
+    with pytest.raises(AttributeError, match="immutable"):
+        make().head = nn.Linear(3)
+    with pytest.raises(AttributeError):
+        nn.Linear(3).bias = False
+
+
+def test_replace_gives_a_new_value():
+    model = make()
+    assert model.replace("head", nn.Linear(5))["head"] == nn.Linear(5) and model["head"] == nn.Linear(2)
+    deep = model.replace("body.fc1", nn.Linear(99))
+    assert deep["body.fc1"] == nn.Linear(99) and deep["body.fc2"] == nn.Linear(3)
+    assert deep.replace("body.fc1", nn.Linear(16)) == model and type(deep) is nn.Sequential
+    listed = nn.Model(lambda x, blocks: x, blocks=[nn.Linear(1), nn.Linear(2)])
+    assert listed.replace("blocks.1", nn.Linear(3))["blocks"] == [nn.Linear(1), nn.Linear(3)]
+    with pytest.raises(KeyError, match="no part 'hed'.*'head'"):
+        model.replace("hed", nn.Linear(5))
+
+
+def test_map_changes_parts_by_selector():
+    block = nn.Sequential(nn.Linear(4), drop=nn.Dropout(0.1))
+    model = nn.Model(lambda x, blocks: x, blocks=[block, block])
+    quiet = model.map("*.drop", lambda d: nn.Dropout(0.0))
+    assert quiet["blocks.0.drop"].p == 0.0 and quiet["blocks.1.0"] == nn.Linear(4) and model["blocks.0.drop"].p == 0.1
+    wide = model.map(lambda name, part: isinstance(part, nn.Linear), lambda fc: nn.Linear(2 * fc.out_features))
+    assert wide["blocks.1.0"] == nn.Linear(8)
+    with pytest.raises(ValueError, match=r"'\*\.dorp' matches none"):
+        model.map("*.dorp", lambda d: d)
+
+
+def test_sub_models_are_values():
+    model = make()
+    x = jnp.ones((2, 4))
+    params, _ = model.init(KEY, x)
+    assert model["body"](params["body"], x).shape == (2, 3)
+
+
+def test_text_and_html_trees():
+    model = nn.Model(lambda x, blocks, head: x, blocks=[make()] * 12, head=nn.Linear(2, bias=False))
+    lines = str(model).splitlines()
+    assert lines[1:4] == ["├─ blocks: 12 parts", "│  └─ 0 … 11: Sequential", "│     ├─ 0: Flatten()"]
+    assert lines[-1] == "└─ head: Linear(2, bias=False)" and "drop: Dropout(p=0.5)" not in lines[-1]
+    assert repr(make()).startswith("Sequential(Flatten(), body=Model(mlp, fc1=Linear(16)")
+    html = nn.Sequential(**{"<b>": nn.Linear(2)})._repr_html_()
+    assert "<details" in html and "&lt;b&gt;" in html and "<b><b>" not in html
+    assert repr(nn.Param((2,), init.zeros)) == "Param((2,), zeros)"
+
+
+@pytest.mark.parametrize(
+    ("make_it", "message"),
+    [
+        (lambda: nn.Linear(0), "at least 1"),
+        (lambda: nn.Dropout(1.5), "between 0 and 1"),
+        (lambda: nn.Embedding(0, 3), "at least 1"),
+        (lambda: nn.Embedding(3, 3, padding_idx=3), "outside the 3 rows"),
+        (lambda: nn.Reshape((-1, -1)), "at most one -1"),
+        (lambda: nn.Param((-1,), init.zeros), "no negative sizes"),
+    ],
+)
+def test_hyperparameters_are_checked_where_they_are_given(make_it: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        make_it()
+
+
+def test_flatten_and_reshape():
+    x = jnp.arange(48.0).reshape(2, 3, 2, 4)
+    np.testing.assert_array_equal(nn.Flatten()({}, x), x.reshape(2, 24))
+    np.testing.assert_array_equal(nn.Flatten(0, 1)({}, x), x.reshape(6, 2, 4))
+    np.testing.assert_array_equal(nn.Flatten(-2)({}, x), x.reshape(2, 3, 8))
+    np.testing.assert_array_equal(nn.Reshape((4, -1))({}, x), x.reshape(2, 4, 6))
+    with pytest.raises(ValueError, match="flattens axes 1 to -1"):
+        nn.Flatten()({}, jnp.ones(3))
+    with pytest.raises(ValueError, match="24 values"):
+        nn.Reshape((5, -1))({}, x)
+
+
+def test_embedding_padding_row_is_zero_and_stays():
+    layer = nn.Embedding(5, 3, padding_idx=-1)
+    params, _ = layer.init(KEY, jnp.zeros((1,), "int32"))
+    assert float(jnp.abs(params["weight"][4]).sum()) == 0 < float(jnp.abs(params["weight"][3]).sum())
+    grads = jax.grad(lambda p: layer(p, jnp.array([4, 1])).sum())(params)
+    np.testing.assert_array_equal(grads["weight"].sum(1), [0, 3, 0, 0, 0])
