@@ -1,0 +1,95 @@
+"""Scores of a run on held-out batches, and its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnet.train.state import TrainState
+from fnet.train.step import Loss
+
+
+def evaluate(loss: Loss, run: TrainState, batches: Any) -> dict[str, float]:
+    """The loss and its metrics over one epoch of a loader (or any iterable of batches), with ``train=False``.
+
+    Each batch counts by its number of examples, by the True entries of its mask where it has one (the last of
+    ``(x, y, mask)``, or key ``"mask"``), so uneven and padded batches give the exact mean of per-example values.
+    Raises ValueError when there are no batches.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from fnet import functional as F, nn, optim, train
+    >>> model = nn.Linear(3)
+    >>> x, y = jnp.ones((8, 5)), jnp.zeros(8, "int32")
+    >>> run = train.start(model, optim.sgd(0.1), jax.random.key(0), x)
+    >>> sorted(train.evaluate(train.supervised(model, F.cross_entropy), run, [(x, y)]))
+    ['loss']
+    """
+    total: Any = 0.0
+    sums: dict[str, Any] = {}
+    for batch in _one_epoch(batches):
+        values, count = _weighted(loss, run.params, run.state, batch)
+        total = total + count
+        sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
+    if not sums:
+        raise ValueError("evaluate got no batches: the loader is empty")
+    sums, total = jax.device_get((sums, total))
+    return {name: float(value / total) for name, value in sums.items()}
+
+
+def predict(model: Any, run: TrainState, inputs: Any, batch_size: int = 256) -> Any:
+    """The model's outputs for all of ``inputs``, a pytree of arrays with the examples on the first axis.
+
+    Runs with ``train=False`` in batches of ``batch_size`` (the last one padded, so that nothing is compiled twice)
+    and returns the outputs put together, as jax arrays.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from fnet import nn, optim, train
+    >>> model, x = nn.Linear(3), jnp.ones((1000, 5))
+    >>> train.predict(model, train.start(model, optim.sgd(0.1), jax.random.key(0), x), x).shape
+    (1000, 3)
+    """
+    sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(inputs)}
+    if len(sizes) != 1 or None in sizes:
+        raise ValueError(f"predict needs arrays with the examples on a first axis of one length, got lengths {sizes}")
+    (count,) = sizes
+    size = max(1, min(batch_size, count))
+    outputs = []
+    for begin in range(0, max(count, 1), size):
+        part = jax.tree.map(lambda leaf: np.asarray(leaf[begin : begin + size]), inputs)  # noqa: B023
+        short = size - min(size, count - begin)
+        if short and count:
+            part = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], short, 0)]), part)  # noqa: B023
+        outputs.append(_apply(model, run.params, run.state, part))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:count], *outputs)
+
+
+def _one_epoch(batches: Any) -> Iterable[Any]:
+    return batches.epoch(0) if hasattr(batches, "epoch") else batches
+
+
+@partial(jax.jit, static_argnums=0)
+def _weighted(loss: Loss, params: Any, state: Any, batch: Any) -> tuple[dict[str, jax.Array], jax.Array]:
+    value, (_, metrics) = loss(params, state, batch, key=None, train=False)
+    count = _examples(batch)
+    return {name: item * count for name, item in {"loss": value, **metrics}.items()}, count
+
+
+@partial(jax.jit, static_argnums=0)
+def _apply(model: Any, params: Any, state: Any, inputs: Any) -> Any:
+    return model.apply(params, state, inputs, train=False)[0]
+
+
+def _examples(batch: Any) -> jax.Array:
+    mask = None
+    if isinstance(batch, dict):
+        mask = batch.get("mask")
+    elif isinstance(batch, tuple | list) and len(batch) > 1 and np.dtype(getattr(batch[-1], "dtype", None)) == np.bool_:
+        mask = batch[-1]
+    if mask is not None and jnp.ndim(mask) == 1:
+        return jnp.sum(mask, dtype=jnp.float32)
+    return jnp.float32(jnp.shape(jax.tree.leaves(batch)[0])[0])

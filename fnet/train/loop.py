@@ -1,0 +1,128 @@
+"""`fit`: the training loop, thin enough that you could have written it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from typing import Any
+
+from fnet.train.history import History
+from fnet.train.state import TrainState
+
+
+class Stop(Exception):
+    """Raised by a callback to end `fit` after the step at hand."""
+
+
+def fit(
+    step: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Any]]],
+    run: TrainState,
+    loader: Any,
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    every: int | None = None,
+    evaluate: Callable[[TrainState], Mapping[str, float]] | None = None,
+    callbacks: Iterable[Callable[[TrainState, dict[str, float]], TrainState | None]] = (),
+    progress: bool = True,
+) -> tuple[TrainState, History]:
+    """Train until the run has seen ``epochs`` epochs of the loader, or ``steps`` steps, in all.
+
+    The totals count from the run's step 0, and a batch depends on its step alone, so a run that was saved and
+    restored goes on exactly where it stopped. After every ``every`` steps (by default each epoch) and at the end,
+    ``evaluate(run)`` is measured and each callback is called with the run and the latest metrics; it may return
+    another run to go on with, or raise `Stop`. Metrics are read one step late, so that the device never waits.
+    Returns the run and its `History`.
+
+    >>> import jax, numpy as np
+    >>> from fnet import data, functional as F, nn, optim, train
+    >>> points = data.ArrayDataset(np.eye(4, dtype="float32"), np.arange(4))
+    >>> loader = data.DataLoader(points, batch_size=2, shuffle=True)
+    >>> model, opt = nn.Linear(4), optim.sgd(1.0)
+    >>> run = train.start(model, opt, jax.random.key(0), np.eye(4, dtype="float32"))
+    >>> step = train.make_step(train.supervised(model, F.cross_entropy), opt)
+    >>> run, history = train.fit(step, run, loader, epochs=10, progress=False)
+    >>> int(run.step), bool(history["loss"][-1] < history["loss"][0])
+    (20, True)
+    """
+    per_epoch = _steps_per_epoch(loader)
+    total = _total(epochs, steps, per_epoch)
+    begin = int(run.step)
+    every = per_epoch if every is None else every
+    callbacks = list(callbacks)
+    history = History()
+    pending: tuple[int, Mapping[str, Any]] | None = None
+
+    def read() -> dict[str, float]:
+        nonlocal pending
+        if pending is not None:
+            at, metrics = pending
+            pending = None
+            history.add(at, {name: float(value) for name, value in metrics.items()})
+        return history.last()
+
+    with _Bar(begin, total, progress) as bar, closing(iter(loader.stream(start=begin))) as batches:
+        try:
+            for number in range(begin + 1, total + 1):
+                run, metrics = step(run, next(batches))
+                latest = read()  # of the step before, while this one runs
+                pending = (number, metrics)
+                bar.advance(latest, epoch=(number - 1) // per_epoch, epochs=epochs)
+                if number % every == 0 or number == total:
+                    latest = read()
+                    if evaluate is not None:
+                        history.add(number, {f"eval_{name}": float(value) for name, value in evaluate(run).items()})
+                        latest = history.last()
+                    bar.show(latest)
+                    for callback in callbacks:
+                        changed = callback(run, dict(latest))
+                        run = run if changed is None else changed
+        except Stop:
+            read()
+    return run, history
+
+
+def _steps_per_epoch(loader: Any) -> int:
+    if not hasattr(loader, "stream") or not hasattr(loader, "__len__"):
+        raise TypeError(
+            f"fit takes a loader with stream(start) and len, got {type(loader).__name__}; wrap your data: "
+            "data.DataLoader(data.ArrayDataset(x, y), batch_size=128, shuffle=True)"
+        )
+    return len(loader)
+
+
+def _total(epochs: int | None, steps: int | None, per_epoch: int) -> int:
+    if (epochs is None) == (steps is None):
+        raise ValueError(f"fit needs either epochs or steps, got epochs={epochs}, steps={steps}")
+    total = steps if steps is not None else epochs * per_epoch  # type: ignore[operator]
+    if total < 0:
+        raise ValueError(f"fit cannot train a negative number of steps, got epochs={epochs}, steps={steps}")
+    return total
+
+
+class _Bar:
+    """A tqdm bar for terminal and notebook, or nothing at all."""
+
+    def __init__(self, begin: int, total: int, shown: bool):
+        self._tqdm: Any = None
+        if shown:
+            from tqdm.auto import tqdm
+
+            self._tqdm = tqdm(total=total, initial=min(begin, total), unit="step", dynamic_ncols=True)
+
+    def advance(self, latest: Mapping[str, float], epoch: int, epochs: int | None) -> None:
+        if self._tqdm is not None:
+            if self._tqdm.update():  # True when it is time to draw
+                self.show(latest)
+            self._tqdm.set_description(f"epoch {epoch + 1}" + (f"/{epochs}" if epochs else ""), refresh=False)
+
+    def show(self, latest: Mapping[str, float]) -> None:
+        if self._tqdm is not None:
+            self._tqdm.set_postfix({name: f"{value:.4g}" for name, value in latest.items()}, refresh=True)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._tqdm is not None:
+            self._tqdm.close()

@@ -1,0 +1,129 @@
+"""The training step: from a loss and an optimizer to a pure, jitted function of (run, batch)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fnet import tree
+from fnet.nn.core.keys import fold_name
+from fnet.train.state import TrainState
+
+Loss = Callable[..., tuple[jax.Array, tuple[Any, Mapping[str, jax.Array]]]]
+Metrics = dict[str, jax.Array]
+
+
+def make_step(loss: Loss, opt: Any, *, donate: bool = False) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+    """A pure, jitted ``step(run, batch) -> (run, metrics)``.
+
+    ``loss(params, state, batch, *, key, train) -> (scalar, (new state, {metric: value}))`` is differentiated in the
+    leaves that ``opt.trainable`` leaves in place, and in no others. Each step's key derives from the run's key and
+    step. ``metrics`` are those of the loss and ``"loss"`` itself. ``donate=True`` reuses the memory of the run
+    passed in, which is then gone: it saves memory on GPU and TPU and costs time on CPU.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from fnet import functional as F, nn, optim, train
+    >>> model, opt = nn.Linear(3), optim.sgd(0.1)
+    >>> x, y = jnp.ones((8, 5)), jnp.zeros(8, "int32")
+    >>> step = train.make_step(train.supervised(model, F.cross_entropy), opt)
+    >>> run, metrics = step(train.start(model, opt, jax.random.key(0), x), (x, y))
+    >>> int(run.step), sorted(metrics)
+    (1, ['loss'])
+    """
+
+    def step(run: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(run.key, run.step)
+        scale = opt.loss_scale(run.opt_state)
+
+        def gradients(params: Any) -> tuple[tuple[jax.Array, Any, Any], Any]:
+            trained = opt.trainable(params)
+            frozen = _rest(params, trained)
+
+            def scaled(trained: Any) -> tuple[jax.Array, tuple[jax.Array, Any, Any]]:
+                out = loss(tree.merge(trained, frozen), run.state, batch, key=key, train=True)
+                value, state, metrics = _checked(out)
+                return _times(value, scale), (value, state, metrics)
+
+            grads, out = jax.grad(scaled, has_aux=True)(trained)
+            return out, jax.tree.map(lambda g: _over(g, scale), grads)
+
+        def value_and_grad(params: Any) -> tuple[jax.Array, Any]:
+            (value, _, _), grads = gradients(params)
+            return value, grads
+
+        (value, state, metrics), grads = gradients(run.params)
+        opt_key = fold_name(key, "optimizer")
+        params, opt_state = opt.update(
+            grads, run.opt_state, run.params, loss=value, value_and_grad=value_and_grad, key=opt_key
+        )
+        return TrainState(params, state, opt_state, run.key, run.step + 1), {"loss": value, **metrics}
+
+    return jax.jit(step, donate_argnums=(0,) if donate else ())
+
+
+def supervised(
+    model: Any, loss: Callable[..., jax.Array], metrics: Mapping[str, Callable[..., Any]] | None = None
+) -> Loss:
+    """The loss of `make_step` for batches ``(x, y)`` or ``(x, y, mask)``.
+
+    ``loss(outputs, y)`` and each of ``metrics`` give a scalar; where the batch has a mask (False: padding, from a
+    loader with ``last="pad"``) they are called with ``mask=mask``, as those of `fnet.functional` and
+    `fnet.metrics` allow. ``x`` may be any pytree that the model takes as its one input.
+
+    >>> import jax.numpy as jnp
+    >>> from fnet import functional as F, metrics, nn, train
+    >>> loss = train.supervised(nn.Flatten(), F.cross_entropy, metrics={"accuracy": metrics.accuracy})
+    >>> value, (state, scores) = loss({}, {}, (jnp.eye(3), jnp.array([0, 1, 1])))
+    >>> round(float(scores["accuracy"]), 3)
+    0.667
+    """
+    measures = dict(metrics or {})
+
+    def supervised_loss(params: Any, state: Any, batch: Any, *, key: Any = None, train: bool = False) -> Any:
+        if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+            raise TypeError(
+                f"supervised takes batches (x, y) or (x, y, mask), got {_describe(batch)}; for others write the loss "
+                "yourself: (params, state, batch, *, key, train) -> (scalar, (state, metrics))"
+            )
+        x, y, *mask = batch
+        masked = {"mask": mask[0]} if mask else {}
+        outputs, state = model.apply(params, state, x, key=key, train=train)
+        return loss(outputs, y, **masked), (state, {name: f(outputs, y, **masked) for name, f in measures.items()})
+
+    return supervised_loss
+
+
+def _rest(params: Any, trained: Any) -> Any:
+    """The parameters that are holes in ``trained``, with holes where it has leaves."""
+    kept = set(tree.names(trained))
+    return tree.map_named(lambda name, leaf: tree.HOLE if name in kept else leaf, params)
+
+
+def _times(value: jax.Array, scale: Any) -> jax.Array:
+    return value if isinstance(scale, int | float) and scale == 1 else value * scale
+
+
+def _over(grad: jax.Array, scale: Any) -> jax.Array:
+    return grad if isinstance(scale, int | float) and scale == 1 else (grad / scale).astype(grad.dtype)
+
+
+def _checked(result: Any) -> tuple[jax.Array, Any, Mapping[str, Any]]:
+    match result:
+        case (value, (state, Mapping() as metrics)):
+            if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+                raise TypeError(f"the loss must be a floating scalar, got {_describe(value)}; take its mean")
+            return jnp.asarray(value), state, metrics
+    raise TypeError(f"the loss must return (scalar, (new state, {{metric: value}})), got {_describe(result)}")
+
+
+def _describe(value: Any) -> str:
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_describe(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(_describe, value))})"
+    return type(value).__name__
