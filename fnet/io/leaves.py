@@ -88,19 +88,28 @@ def stored(leaf: Any) -> tuple[np.dtype, tuple[int, ...]]:
     return np.dtype(leaf.dtype), tuple(leaf.shape)
 
 
+def start_transfer(leaf: Any) -> Any:
+    """The array, on its way to the host if it is on another device.
+
+    A second handle of the same buffers: JAX keeps the host's copy as long as the handle that it was asked through,
+    and the caller's own must not hold a copy of the whole tree.
+    """
+    if not isinstance(leaf, jax.Array):
+        return leaf
+    data = jax.random.key_data(leaf) if is_key(leaf) else leaf
+    shards = [shard.data for shard in data.addressable_shards]
+    handle = jax.make_array_from_single_device_arrays(data.shape, data.sharding, shards)
+    handle.copy_to_host_async()
+    return handle
+
+
 def to_host(leaf: Any) -> np.ndarray:
     """The array's tensor, on the host; a view where there can be one."""
-    array = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+    array = np.asarray(leaf)
     if array.dtype.name not in EXTRA:
         return array
     little = np.require(array, array.dtype.newbyteorder("<"), "C")
     return little.reshape(-1).view(np.uint8).reshape(*array.shape, array.dtype.itemsize)
-
-
-def prefetch(leaf: Any) -> None:
-    """Start the copy of a leaf from its device, if it is on one."""
-    if isinstance(leaf, jax.Array) and not is_key(leaf):
-        leaf.copy_to_host_async()
 
 
 def abstract(leaf: Leaf, tensor: Tensor, where: str) -> jax.ShapeDtypeStruct:

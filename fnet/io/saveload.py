@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -61,14 +62,18 @@ def save(
     header = contents.encode(structure.describe(tree, arrays), metadata)
     arrays = {contents.to_stored(name): leaf for name, leaf in arrays.items()}
     tensors = lay_out({name: leaves.stored(leaf) for name, leaf in arrays.items()})
-    following = dict(zip(tensors, list(tensors)[1:], strict=False))
+    write_file(os.fspath(path), tensors, _on_host(arrays, tensors), header, checksum)
 
-    def fetch(name: str) -> np.ndarray:
-        if name in following:
-            leaves.prefetch(arrays[following[name]])
-        return leaves.to_host(arrays[name])
 
-    write_file(os.fspath(path), tensors, fetch, header, checksum)
+def _on_host(arrays: dict[str, Any], order: Iterable[str]) -> Iterator[np.ndarray]:
+    """The arrays on the host, one after the other; the next one is on its way while one is written."""
+    ahead = deque[Any]()
+    for name in order:
+        ahead.append(leaves.start_transfer(arrays[name]))
+        if len(ahead) > 1:
+            yield leaves.to_host(ahead.popleft())
+    if ahead:
+        yield leaves.to_host(ahead.popleft())
 
 
 def load(

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -14,18 +14,18 @@ import numpy as np
 
 from fnet.io.safetensors import Tensor, encode_header
 
-CHUNK = 4 << 20  # bytes written, checksummed or converted at once
+CHUNK = 1 << 20  # bytes written, checksummed or converted at once
 CHECKSUMS = "fnet.crc32"
 
 
 def write_file(
     path: str,
     tensors: dict[str, Tensor],
-    fetch: Callable[[str], np.ndarray],
+    arrays: Iterable[np.ndarray],
     metadata: dict[str, str],
     checksum: bool,
 ) -> None:
-    """Write a safetensors file; ``fetch(name)`` gives each array just before it is written.
+    """Write a safetensors file; ``arrays`` come in the order of ``tensors``, and none is held longer than needed.
 
     The checksums are taken on the way, so the data is read once; the header is written last, when they are known.
     """
@@ -36,7 +36,7 @@ def write_file(
     room = len(header(dict.fromkeys(tensors, "00000000")))
     with replacing(path) as fd:
         os.lseek(fd, room, os.SEEK_SET)
-        checksums = {name: _write_array(fd, fetch(name), checksum) for name in tensors}
+        checksums = {name: _write_array(fd, array, checksum) for name, array in zip(tensors, arrays, strict=True)}
         os.lseek(fd, 0, os.SEEK_SET)
         _write(fd, memoryview(header(checksums)))
 
