@@ -140,6 +140,13 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What was given to `save` as ``metadata``; for a file written elsewhere, its metadata, strings by name.
 
     Reads and checks the header only; raises FileError as `load` does.
+
+    >>> import tempfile, os
+    >>> from fnet import io
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> io.save(path, {"step": 7}, metadata={"note": "the first run"})
+    >>> io.metadata(path)
+    {'note': 'the first run'}
     """
     path = os.fspath(path)
     with open(path, "rb") as file:
