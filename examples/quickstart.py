@@ -66,10 +66,8 @@ def main() -> None:
         step, run, loader, epochs=epochs, evaluate=lambda run: train.evaluate(loss, run, test_loader)
     )
     seconds = time.perf_counter() - begin
-    scores = train.evaluate(loss, run, test_loader)
-    print(
-        f"\n{args.dataset}: {scores['accuracy']:.2%} of {len(test_set)} held-out images right, {seconds:.1f} s of training"
-    )
+    right = train.evaluate(loss, run, test_loader)["accuracy"]
+    print(f"\n{args.dataset}: {right:.2%} of {len(test_set)} held-out images right, {seconds:.1f} s of training")
 
     # The gradient of every weight and bias, by name.
     grads = jax.grad(lambda params: loss(params, run.state, (images, labels))[0])(run.params)

@@ -1,0 +1,6 @@
+"""Figures, through matplotlib (the ``plot`` extra); each function returns a `matplotlib.figure.Figure`."""
+
+from fnet.plot.curves import history
+from fnet.plot.grids import images
+
+__all__ = ["history", "images"]
