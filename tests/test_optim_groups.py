@@ -168,7 +168,7 @@ def test_a_schedule_in_one_group_leaves_the_other_settable():
 
 
 def test_rules_that_match_nothing_are_errors_with_near_names():
-    with pytest.raises(ValueError, match=r"'hed.\*' matches none.*head\\."):
+    with pytest.raises(ValueError, match=r"'hed.\*' matches none.*head\."):
         optim.groups({"hed.*": None, "*": optim.sgd()}).init(PARAMS)
     with pytest.raises(ValueError, match=r"never applies.*taken by earlier rules"):
         optim.groups({"*": optim.sgd(), "head.*": None}).init(PARAMS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pickle
 
 import jax
@@ -20,9 +21,7 @@ RULES = {
     "sgd": optim.sgd(0.1),
     "momentum": optim.sgd(0.1, momentum=0.9, dampening=0.3, weight_decay=0.1),
     "nesterov": optim.sgd(0.1, momentum=0.9, nesterov=True),
-    "adam": optim.adam(1e-2, weight_decay=0.1),
     "adamw": optim.adamw(1e-2, betas=(0.8, 0.99), weight_decay=0.1),
-    "rmsprop": optim.rmsprop(1e-2),
     "centered": optim.rmsprop(1e-2, alpha=0.9, momentum=0.5, centered=True, weight_decay=0.1),
     "adagrad": optim.adagrad(1e-2, lr_decay=0.1, weight_decay=0.1, initial_accumulator_value=0.2),
 }
@@ -35,7 +34,7 @@ def tree_of(draw, dtype=np.float32):
         "stem": {"weight": draw((3, 4)), "bias": draw((4,))},
         "blocks": [{"weight": draw((2, 3, 2))}, {"weight": draw((5,))}],
         "scale": draw(()),
-        "none": draw((0, 2)),
+        "empty": draw((0, 2)),
     }
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), made)
 
@@ -51,9 +50,14 @@ def gradients(seed, dtype=np.float32):
     return [tree_of(lambda shape: 10 ** rng.uniform(-3, 2) * rng.standard_normal(shape), dtype) for _ in range(STEPS)]
 
 
+@functools.cache
+def compiled(opt):
+    return jax.jit(opt.update)
+
+
 def run(opt, params, grads, opt_state=None, update=None):
     opt_state = opt.init(params) if opt_state is None else opt_state
-    update = update or jax.jit(opt.update)
+    update = update or compiled(opt)
     for g in grads:
         params, opt_state = update(g, opt_state, params)
     return params, opt_state
@@ -135,7 +139,8 @@ def test_equals_torch_for_any_hyperparameters(rule, dtype, tolerance):
     def check(config, seed, scale):
         with jax.enable_x64(dtype == "float64"):
             params, grads = random_tree(seed, dtype, scale), gradients(seed + 1, dtype)
-            ours, _ = run(getattr(optim, rule)(**config), params, grads)
+            opt = getattr(optim, rule)(**config)
+            ours, _ = run(opt, params, grads, update=opt.update)  # eager: a compilation an example takes longer
             theirs, reach, _ = run_torch(TORCH[rule], config, params, grads)
             assert_close(ours, theirs, tolerance, reach)  # a parameter may end near 0 after a long way
 
