@@ -100,7 +100,11 @@ def near(name: str, names: Iterable[str], count: int = 5) -> list[str]:
 
 
 def hint(name: str, names: Iterable[str]) -> str:
-    """The end of an error message: near names if there are any, else the first few of those that exist."""
+    """The end of an error message: near names if there are any, else the first few of those that exist.
+
+    >>> hint("hed", ["head", "body"])
+    "did you mean 'head'?"
+    """
     names = list(names)
     close = near(name, names)
     if close:

@@ -108,17 +108,21 @@ def named(tree: PyTree, model: Any = None) -> Iterator[tuple[str, Any]]:
     fc.bias 0.5
     fc.weight 2.0
     """
+    for parts, leaf in _walk(tree, model, ()):
+        yield ".".join(parts), leaf
+
+
+def _walk(tree: PyTree, model: Any, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     below = _children(tree)
     if below is None:
-        yield "", tree
+        yield above, tree
         return
     parts = dict(getattr(model, "parts", None) or {})
     if isinstance(tree, dict) and not isinstance(tree, OrderedDict):
         order = [] if model is None else [escape(part) for part in parts] or ["weight", "bias"]
         below.sort(key=lambda child: _declared(child[0], order))
     for part, child in below:
-        for name, leaf in named(child, _part_of(parts, part) if model is not None else None):
-            yield (f"{part}.{name}" if name else part), leaf
+        yield from _walk(child, None if model is None else _part_of(parts, part), (*above, part))
 
 
 def _part_of(parts: dict[str, Any], part: str) -> Any:

@@ -65,6 +65,10 @@ def mnist(root: str | Path | None = None, download: bool = False) -> tuple[Array
 
     Source: Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, "Gradient-based learning applied to document recognition",
     Proceedings of the IEEE, 1998.
+
+    >>> train, test = mnist(download=True)  # doctest: +SKIP
+    >>> train[0][0].shape, train.classes[:3]  # doctest: +SKIP
+    ((28, 28, 1), ('0', '1', '2'))
     """
     return _read_set(_MNIST, root, download)
 
@@ -76,6 +80,10 @@ def fashion_mnist(root: str | Path | None = None, download: bool = False) -> tup
     FashionMNIST/raw; the download has 31 MB.
 
     Source: H. Xiao, K. Rasul and R. Vollgraf, "Fashion-MNIST", 2017, arXiv:1708.07747, MIT licence.
+
+    >>> train, test = fashion_mnist(download=True)  # doctest: +SKIP
+    >>> train.classes[:3]  # doctest: +SKIP
+    ('T-shirt/top', 'Trouser', 'Pullover')
     """
     return _read_set(_FASHION_MNIST, root, download)
 
