@@ -40,6 +40,6 @@ def dropout(x: ArrayLike, p: float = 0.5, train: bool = True, *, key: jax.Array 
             f"dropout with p={p} and train=True draws a mask and has no key: pass key=jax.random.key(seed), "
             f"split or folded anew for each call, or train=False when evaluating"
         )
-    keep = jax.random.bernoulli(key, 1 - p, x.shape)
-    share = jnp.where(p < 1, 1 - p, 1)  # at p=1 nothing is kept, and x / 0 would put NaN in the gradient
+    keep = jax.random.bernoulli(key, 1.0 - p, x.shape)
+    share = jnp.where(p < 1, 1.0 - p, 1.0)  # at p=1 nothing is kept, and x / 0 would put NaN in the gradient
     return jnp.where(keep, x / share.astype(x.dtype), 0)

@@ -41,9 +41,7 @@ def equals(ids: jax.Array, value: int) -> jax.Array:
     return ids == value if limits.min <= value <= limits.max else jnp.zeros(ids.shape, bool)
 
 
-def in_range(
-    ids: ArrayLike, size: int, where: str, *, counted: ArrayLike | None = None, fix: str = ""
-) -> jax.Array:
+def in_range(ids: ArrayLike, size: int, where: str, *, counted: ArrayLike | None = None, fix: str = "") -> jax.Array:
     """Which `ids` are in 0 .. size - 1, as a bool array; or a ValueError that shows the first which is not, if it can.
 
     `counted` (bool, the shape of ids) limits the check to the entries that matter; the others are True in the result.

@@ -115,7 +115,8 @@ def l1_loss(
     Array(1.5, dtype=float32)
     """
     input, target, mask = _pair(input, target, mask, "l1_loss")
-    return reduce(jnp.abs(input - target), reduction, mask)
+    error = input - target
+    return reduce(error * jnp.sign(error), reduction, mask)  # jnp.abs has derivative 1 at 0
 
 
 def binary_cross_entropy_with_logits(
@@ -205,6 +206,7 @@ def _class_entropy(
     counted = np.asarray(labels) != ignore_index if is_concrete(labels) else ~equals(ids, ignore_index)
     counted = counted if mask is None else counted & mask
     valid = in_range(labels, classes, f"{where} labels", counted=counted, fix=f"{LABEL_FIX}, as does ignore_index=")
+    ids = jnp.where(valid, ids, 0)  # any class, for the NaN of or_nan to have a gradient to spoil
     # A comparison with every class, fused into the sum: its gradient is a select, where that of a gather is a scatter.
     hit = ids[..., None] == jax.lax.broadcasted_iota(ids.dtype, scores.shape, scores.ndim - 1)
     loss = log_total - jnp.where(hit, scores, 0).sum(-1)

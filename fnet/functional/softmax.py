@@ -82,7 +82,8 @@ def normalize(x: ArrayLike, p: float = 2.0, dim: int = -1, eps: float = 1e-12) -
 
 
 def _norm(x: jax.Array, p: float, dim: int) -> jax.Array:
-    size = jnp.abs(at_least_float32(x, "normalize"))
+    x = at_least_float32(x, "normalize")
+    size = x * jnp.sign(x)  # |x| with PyTorch's derivative at 0, which is 0; jnp.abs has 1
     if p == math.inf:
         return size.max(dim, keepdims=True)
     if p < 1:

@@ -8,8 +8,9 @@ Fans follow JAX's layouts: the last axis of a shape is out, the one before it in
 receptive field of a convolution, which multiplies both. So an embedding table (num_embeddings, dim) reads as
 num_embeddings inputs: give it `normal`.
 
-The numbers depend on the key, the number of elements and whether the dtype is float64, and on nothing else: they
-are the same called alone, in a model, under jit and under vmap. Floats of 16 bits are drawn in 32 and rounded.
+The numbers depend on the key, the position in the array and whether the dtype is float64, and on nothing else: they are
+the same called alone, in a model, under jit and under vmap (with a mean other than 0, up to the last bit). Floats of 16
+bits are drawn in 32 and rounded.
 """
 
 from fnet.init.initializers import (

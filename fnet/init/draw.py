@@ -4,9 +4,9 @@
 Threefry, JAX's default generator, computes the i-th number of a stream from the key and i alone. So what is drawn
 eagerly comes in blocks of one size, from two programs compiled once per process (the bits and, for normal numbers,
 erf_inv), and the arithmetic between is numpy's. Under a trace, and for other generators, jax.random draws the shape
-itself, which also lets the result be sharded. Both forms do the same float operations in the same order; where the
-compiler could fuse a product and a sum into one rounding, a barrier keeps it from doing so. tests/test_init.py
-compares them bit by bit.
+itself, which also lets the result be sharded. Both forms do the same float operations in the same order, and
+tests/test_init.py compares them bit by bit. Only where a sum follows a product, for a mean other than 0, may a compiler
+round once for the two and change the last bit.
 
 The functions return a numpy array when drawing eagerly and a jax.Array otherwise; `finish` makes either the result.
 """
@@ -58,14 +58,6 @@ def erf_inv(x: Floats) -> Floats:
     for start in range(0, x.size, BLOCK):
         out[start : start + BLOCK] = _erf_inv_block(out[start : start + BLOCK].copy())
     return out[: x.size].reshape(x.shape)
-
-
-def affine(x: Floats, scale: float, shift: float) -> Floats:
-    """scale * x + shift, rounded after each operation."""
-    x = x * scale
-    if shift == 0:
-        return x
-    return (jax.lax.optimization_barrier(x) if isinstance(x, jax.Array) else x) + shift
 
 
 def finish(x: Floats, dtype: DTypeLike) -> jax.Array:

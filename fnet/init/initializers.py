@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from fnet.init.draw import affine, erf_inv, filled, finish, unit
+from fnet.init.draw import erf_inv, filled, finish, unit
 
 Shape = tuple[int, ...]
 Initializer = Callable[[jax.Array, Shape, DTypeLike], jax.Array]
@@ -91,7 +91,7 @@ class uniform(_Value):
 
     def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
         half, middle = (self.high - self.low) / 2, (self.high + self.low) / 2
-        return finish(affine(unit(key, shape, dtype), half, middle), dtype)
+        return finish(unit(key, shape, dtype) * half + middle, dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,7 +110,7 @@ class normal(_Value):
         self._require(self.std >= 0, "std to be 0 or more")
 
     def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        return finish(affine(erf_inv(unit(key, shape, dtype)), math.sqrt(2) * self.std, self.mean), dtype)
+        return finish(erf_inv(unit(key, shape, dtype)) * (math.sqrt(2) * self.std) + self.mean, dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -140,8 +140,8 @@ class truncated_normal(_Value):
 
     def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
         below, above = self._mass()
-        share = affine(unit(key, shape, dtype), (above - below) / 2, (above + below) / 2)
-        x = affine(erf_inv(share), math.sqrt(2) * self.std, self.mean)
+        share = unit(key, shape, dtype) * ((above - below) / 2) + (above + below) / 2
+        x = erf_inv(share) * (math.sqrt(2) * self.std) + self.mean
         # Rounding, and the infinite tail of a one-sided cut, can pass the bound.
         return finish(x.clip(self.mean + self.low * self.std, self.mean + self.high * self.std), dtype)
 
