@@ -196,7 +196,7 @@ def to_torch(x: jax.Array) -> torch.Tensor:
     if isinstance(x, jax.core.Tracer):
         raise TypeError("to_torch runs outside jit, grad and vmap: return the array from them first")
     if len(x.devices()) > 1:
-        x = jax.device_put(x, min(x.devices(), key=lambda device: device.id))
+        x = tensor(np.asarray(x))
     try:
         return torch.from_dlpack(jnp.array(x))  # torch becomes the only owner of this copy
     except (RuntimeError, BufferError, TypeError) as error:
