@@ -172,6 +172,21 @@ def test_variance_scaling_has_its_variance(distribution, mode):
     assert abs(x.var() * fan / 3.0 - 1) < 5 * math.sqrt(2 / x.size)
     assert abs(x.mean()) < 5 * x.std() / math.sqrt(x.size)
     assert init.fans(shape) == (300, 600)
+    same = {
+        "normal": init.normal(math.sqrt(3 / fan)),
+        "uniform": init.uniform(-math.sqrt(9 / fan), math.sqrt(9 / fan)),
+        "truncated_normal": init.truncated_normal(math.sqrt(3 / fan) / 0.8796256610342398),
+    }[distribution]
+    np.testing.assert_allclose(x, same(KEY, shape), rtol=1e-6)
+
+
+def test_the_draw_is_open_symmetric_and_exact():
+    # Odd multiples of 2^-23: neither end, never 0, and as likely as their negatives.
+    u = draw.unit(KEY, (1_000_000,), jnp.float32)
+    assert np.abs(u).max() < 1
+    multiples = u.astype(np.float64) * 2**22 + 0.5
+    assert (multiples == np.round(multiples)).all()
+    assert abs(u.astype(np.float64).mean()) < 5 / math.sqrt(3e6)
 
 
 def test_uniform_and_truncated_normal_keep_their_bounds_and_normal_its_tails():
