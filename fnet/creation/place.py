@@ -11,7 +11,7 @@ from fnet.creation.arguments import Device, is_number, resolve_device
 from fnet.creation.values import tensor
 
 _MISSING = {
-    "gpu": 'none; with an NVIDIA GPU and its driver: pip install "jax[cuda12]" (jax[cuda13] for CUDA 13)',
+    "gpu": 'none; with an NVIDIA GPU and its driver: pip install "jax[cuda13]" (or cuda12, for an older driver)',
     "tpu": 'none; on a Cloud TPU machine: pip install "jax[tpu]"',
 }
 
@@ -53,7 +53,7 @@ def devices() -> Devices:
     'cpu'
     >>> print(devices())  # doctest: +SKIP
     cpu:0  cpu  (the default)
-    gpu    none; with an NVIDIA GPU and its driver: pip install "jax[cuda12]" (jax[cuda13] for CUDA 13)
+    gpu    none; with an NVIDIA GPU and its driver: pip install "jax[cuda13]" (or cuda12, for an older driver)
     tpu    none; on a Cloud TPU machine: pip install "jax[tpu]"
     """
     found = list(jax.local_devices())
