@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import fnet.functional as F
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(
     st.lists(st.integers(0, 4), max_size=3).map(tuple),
     st.sampled_from(["int8", "uint8", "int16", "int32", "uint32", "int64"]),
