@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # isort: off
         rand, rand_like, randint, randn, randn_like, randperm, tensor, to, to_numpy, to_torch, uniform, zeros,
         zeros_like,
     )  # fmt: skip
-    from fnet.inspect.summary import summary
+    from fnet.inspect.layers import summary
     from fnet.io import load, save
     from fnet.train import TrainState
     from fnet.tree import (

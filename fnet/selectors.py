@@ -136,10 +136,10 @@ def _may_be_empty(selector: Selector) -> bool:
 
 
 def _no_match(selector: Selector, named: Mapping[str, Any]) -> str:
-    globs = [selector] if isinstance(selector, str) else selector
-    if callable(globs):
+    if callable(selector):
         return f"the selector {selector!r} is true for none of the {len(named)} names; {hint('', named)}"
-    hints = " ".join(hint(glob, named) for glob in list(globs)[:3] if isinstance(glob, str)) or hint("", named)
+    globs = [selector] if isinstance(selector, str) else [part for part in selector if isinstance(part, str)]  # type: ignore[union-attr]
+    hints = " ".join(hint(glob, named) for glob in globs[:3]) or hint("", named)
     return f"the selector {selector!r} matches none of the {len(named)} names; {hints} (fnet.optional(…) allows none)"
 
 

@@ -219,7 +219,7 @@ def merge(*trees: PyTree) -> PyTree:
             )
         return present[0] if present else HOLE
 
-    with_holes = [jax.tree.structure(tree, is_leaf=_is_hole) for tree in trees]
+    with_holes: list[Any] = [jax.tree.structure(tree, is_leaf=_is_hole) for tree in trees]
     for other in with_holes[1:]:
         if other != with_holes[0]:
             raise ValueError(f"merge: the trees have different structures: {with_holes[0]} and {other}")

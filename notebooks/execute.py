@@ -1,4 +1,4 @@
-"""Make each notebook from its plain-text source (percent format), run it in a clean kernel, and write it with its outputs.
+"""Make each notebook from its plain-text source (percent format), run it in a clean kernel, write it with outputs.
 
 python notebooks/execute.py            all of them
 python notebooks/execute.py --check    run them without writing; fails where a notebook and its source differ

@@ -131,8 +131,8 @@ def test_overlay_says_what_it_did():
     out = fnet.overlay(new, old, report=said.append)
     assert float(out["body"]["w"].sum()) == 3 and out["body"]["b"].dtype == jnp.bfloat16 and out["head"] is new["head"]
     assert said == [
-        "overlay: 2 of 4 values taken over\n  stayed new: extra\n  stayed new, shapes differ: head (new (5,), old (4,))\n"
-        "  dropped: gone"
+        "overlay: 2 of 4 values taken over\n  stayed new: extra\n"
+        "  stayed new, shapes differ: head (new (5,), old (4,))\n  dropped: gone"
     ]
     with pytest.raises(ValueError, match="none of the 1 names"):
         fnet.overlay({"a": 1.0}, {"b": 1.0})

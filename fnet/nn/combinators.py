@@ -189,9 +189,10 @@ def unstack(stacked: Tree) -> Tree:
     >>> nn.unstack({"weight": jnp.arange(2)})
     {'0': {'weight': Array(0, dtype=int32)}, '1': {'weight': Array(1, dtype=int32)}}
     """
-    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(stacked)}
-    if len(sizes) != 1 or None in sizes:
-        raise ValueError(f"unstack needs arrays with one leading size, the number of layers; got {sizes}")
+    shapes = {leaf.shape for leaf in jax.tree.leaves(stacked)}
+    sizes = {shape[0] for shape in shapes if shape}
+    if len(sizes) != 1 or () in shapes:
+        raise ValueError(f"unstack needs arrays with one leading size, the number of layers; got shapes {shapes}")
     return {str(index): jax.tree.map(lambda leaf: leaf[index], stacked) for index in range(sizes.pop())}  # noqa: B023
 
 

@@ -9,8 +9,8 @@ import jax
 
 from fnet import functional as F
 from fnet import init
+from fnet.init import Initializer
 from fnet.nn.core import Layer, Param
-from fnet.nn.core.param import Initializer
 
 
 @dataclass(frozen=True, repr=False)

@@ -53,10 +53,10 @@ def predict(model: Any, run: TrainState, inputs: Any, batch_size: int = 256) -> 
     >>> train.predict(model, train.start(model, optim.sgd(0.1), jax.random.key(0), x), x).shape
     (1000, 3)
     """
-    sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(inputs)}
-    if len(sizes) != 1 or None in sizes:
-        raise ValueError(f"predict needs arrays with the examples on a first axis of one length, got lengths {sizes}")
-    (count,) = sizes
+    shapes = {np.shape(leaf) for leaf in jax.tree.leaves(inputs)}
+    if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
+        raise ValueError(f"predict needs arrays with the examples on a first axis of one length, got shapes {shapes}")
+    count = shapes.pop()[0]
     size = max(1, min(batch_size, count))
     outputs = []
     for begin in range(0, max(count, 1), size):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnet.init import Initializer
 from fnet.nn.core.values import freeze
 from fnet.tree import escape, unescape
 
-Initializer: TypeAlias = Callable[..., jax.Array]
 Spec: TypeAlias = dict[str, Any]  # nested {name: Param}
 Tree: TypeAlias = dict[str, Any]  # nested {name: array}
 Path: TypeAlias = tuple[str, ...]  # the dict keys on the way to a leaf
