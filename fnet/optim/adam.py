@@ -1,4 +1,4 @@
-"""Adam and its family."""
+"""Adam and AdamW."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ import jax.numpy as jnp
 from fnet.optim.core import State
 from fnet.optim.hyper import Rate
 from fnet.optim.leaves import PyTree
-from fnet.optim.rule import Now, Rule, l2
+from fnet.optim.moments import Moments, shrink
+from fnet.optim.rule import Now, l2
 
 
 @dataclass(frozen=True, repr=False)
-class adam(Rule):
+class adam(Moments):
     """Adam (Kingma & Ba 2015, Algorithm 1), ε outside the root; ``weight_decay`` is added to the gradient.
 
-    As torch.optim.Adam; for decay that the second moment does not divide see `adamw`. Each hyperparameter is a
-    float or a schedule step -> value; in the state the betas are "b1" and "b2". Slots: "mu" and "nu", the
-    uncorrected averages of g and g². Raises ValueError for values out of range.
+    As torch.optim.Adam; for decay that the second moment does not divide see `adamw`. ``amsgrad`` (Reddi, Kale &
+    Kumar 2018, Algorithm 2) divides by the largest second moment so far: with True, as PyTorch, the largest v, its
+    bias corrected afterwards; with ``"corrected"``, as optax.amsgrad, the largest v̂. Each hyperparameter is a float
+    or a schedule step -> value; in the state the betas are "b1" and "b2". Slots: "mu" and "nu", the uncorrected
+    averages of g and g², and with ``amsgrad`` "nu_max". Raises ValueError for values out of range.
 
     >>> import jax.numpy as jnp
     >>> opt = adam(0.1)
@@ -30,25 +33,20 @@ class adam(Rule):
     """
 
     lr: Rate = 1e-3
-    betas: tuple[Rate, Rate] = (0.9, 0.999)
+    betas: tuple[Rate, ...] = (0.9, 0.999)
     eps: Rate = 1e-8
     weight_decay: Rate = 0.0
-
-    decays = ("b1", "b2")
+    amsgrad: bool | str = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
-            raise TypeError(f"{type(self).__name__}: betas must be a pair such as (0.9, 0.999), got {self.betas!r}")
-        object.__setattr__(self, "betas", tuple(self.betas))
+        if not (isinstance(self.amsgrad, bool) or self.amsgrad == "corrected"):
+            name = type(self).__name__
+            raise ValueError(f'{name}: amsgrad must be False, True or "corrected", got {self.amsgrad!r}')
         super().__post_init__()
 
     @property
     def slots(self) -> tuple[str, ...]:
-        return ("mu", "nu")
-
-    def hyper(self) -> dict[str, Rate | None]:
-        b1, b2 = self.betas
-        return {"lr": self.lr, "b1": b1, "b2": b2, "eps": self.eps, "weight_decay": self.weight_decay or None}
+        return ("mu", "nu", "nu_max") if self.amsgrad else ("mu", "nu")
 
     def rule(self, now: Now, params: PyTree, grads: PyTree, memory: State) -> tuple[PyTree, State]:
         """Algorithm 1, ``p - lr · m̂ / (√v̂ + ε)``, the bias corrections taken out of the leaves' loop (section 2)."""
@@ -59,7 +57,14 @@ class adam(Rule):
             p, g = self.decay(h, p, g)
             mu = h.b1.mix(slots["mu"], g)
             nu = h.b2.mix(slots["nu"], g * g)
-            return p - h.rate * mu / (jnp.sqrt(nu) / h.root + h.eps), {"mu": mu, "nu": nu}
+            new, deviation = {"mu": mu, "nu": nu}, jnp.sqrt(nu) / h.root
+            if self.amsgrad == "corrected":
+                new["nu_max"] = jnp.maximum(slots["nu_max"], nu / h.root**2)
+                deviation = jnp.sqrt(new["nu_max"])
+            elif self.amsgrad:
+                new["nu_max"] = jnp.maximum(slots["nu_max"], nu)
+                deviation = jnp.sqrt(new["nu_max"]) / h.root
+            return p - h.rate * mu / (deviation + h.eps), new
 
         return now.each(leaf, params, grads, memory, rate=rate, root=root)
 
@@ -78,7 +83,7 @@ class adamw(adam):
     >>> import jax.numpy as jnp
     >>> opt = adamw(3e-4, weight_decay=0.1)
     >>> opt
-    adamw(lr=0.0003, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.1)
+    adamw(lr=0.0003, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.1, amsgrad=False)
     >>> sorted(opt.init({"w": jnp.ones(2)}))
     ['hyper', 'mu', 'nu', 'step']
     """
@@ -86,4 +91,4 @@ class adamw(adam):
     weight_decay: Rate = 1e-2
 
     def decay(self, h: Any, p: Any, g: Any) -> tuple[Any, Any]:
-        return (p if h.weight_decay is None else (1 - h.lr * h.weight_decay) * p), g
+        return shrink(h, p), g
