@@ -18,11 +18,28 @@ from fnet.optim.core import Optimizer, Wrapper
 from fnet.optim.groups import groups
 from fnet.optim.hyper import Decay, Rate, Schedule, get_hyper, set_hyper
 from fnet.optim.rule import Now, Rule, l2
-from fnet.optim.schedules import constant, cosine, linear, warmup
+from fnet.optim.schedules import (
+    constant,
+    cosine,
+    cosine_restarts,
+    cyclic,
+    exponential,
+    inverse_sqrt,
+    join,
+    linear,
+    multistep,
+    one_cycle,
+    piecewise,
+    polynomial,
+    step_decay,
+    warmup,
+    warmup_stable_decay,
+)
 from fnet.optim.sgd import sgd
 
 __all__ = [
     "Decay", "Now", "Optimizer", "Rate", "Rule", "Schedule", "Wrapper", "adagrad", "adam", "adamw",
-    "clip_by_global_norm", "constant", "cosine", "get_hyper", "global_norm", "groups", "l2", "linear", "rmsprop",
-    "set_hyper", "sgd", "warmup",
+    "clip_by_global_norm", "constant", "cosine", "cosine_restarts", "cyclic", "exponential", "get_hyper",
+    "global_norm", "groups", "inverse_sqrt", "join", "l2", "linear", "multistep", "one_cycle", "piecewise",
+    "polynomial", "rmsprop", "set_hyper", "sgd", "step_decay", "warmup", "warmup_stable_decay",
 ]  # fmt: skip

@@ -2,5 +2,6 @@
 
 from fnet.plot.curves import history
 from fnet.plot.grids import images
+from fnet.plot.schedules import schedule
 
-__all__ = ["history", "images"]
+__all__ = ["history", "images", "schedule"]
