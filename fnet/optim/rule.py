@@ -46,8 +46,9 @@ class Rule(Optimizer):
             check(type(self).__name__, name, value, decay=name in self.decays)
 
     def __repr__(self) -> str:
-        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.name != "maximize"]
-        return f"{type(self).__name__}({', '.join(shown + ['maximize=True'] * self.maximize)})"
+        shown = [f for f in fields(self) if not f.kw_only or getattr(self, f.name) != f.default]
+        shown.sort(key=lambda f: f.kw_only)  # what every rule has comes last
+        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
     def _active(self) -> dict[str, Rate]:
         return {name: value for name, value in self.hyper().items() if value is not None}
@@ -191,5 +192,10 @@ def _like(new: Any, old: Any, path: tuple[Any, ...], what: str) -> Any:
 
 
 def l2(h: Any, p: jax.Array, g: jax.Array) -> jax.Array:
-    """The gradient of the loss plus ``weight_decay / 2 · ‖p‖²``: weight decay as PyTorch has it, except in AdamW."""
+    """The gradient of the loss plus ``weight_decay / 2 · ‖p‖²``: weight decay as PyTorch has it, except in AdamW.
+
+    >>> from types import SimpleNamespace
+    >>> l2(SimpleNamespace(weight_decay=0.1), 2.0, 1.0)
+    1.2
+    """
     return g if h.weight_decay is None else g + h.weight_decay * p
