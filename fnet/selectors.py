@@ -1,9 +1,9 @@
 """Selectors: one small language that says which dotted names are meant.
 
 A selector is a glob (``"encoder.*.weight"``: ``*`` crosses dots, ``?`` is one character), a list or tuple of
-globs, or a function ``(name, leaf) -> bool``. A selector that matches nothing is an error with the nearest
-names, because a typing mistake there trains, freezes or shards the wrong thing in silence; `optional` says
-that no match is fine.
+globs, or a function ``(name, leaf) -> bool``. A selector (a list as a whole) that matches nothing is an error
+with the nearest names, because a typing mistake there trains, freezes or shards the wrong thing in silence;
+`optional` says that no match is fine.
 """
 
 from __future__ import annotations
@@ -132,14 +132,16 @@ def _matcher(selector: Selector) -> Callable[[str, Any], bool]:
 
 
 def _may_be_empty(selector: Selector) -> bool:
+    if isinstance(selector, list | tuple):
+        return all(map(_may_be_empty, selector))
     return selector == "*" or isinstance(selector, Optional)
 
 
 def _no_match(selector: Selector, named: Mapping[str, Any]) -> str:
     if callable(selector):
         return f"the selector {selector!r} is true for none of the {len(named)} names; {hint('', named)}"
-    globs = [selector] if isinstance(selector, str) else [part for part in selector if isinstance(part, str)]  # type: ignore[union-attr]
-    hints = " ".join(hint(glob, named) for glob in globs[:3]) or hint("", named)
+    globs: Any = [selector] if isinstance(selector, str) else selector
+    hints = " ".join(hint(glob, named) for glob in list(globs)[:3] if isinstance(glob, str)) or hint("", named)
     return f"the selector {selector!r} matches none of the {len(named)} names; {hints} (fnet.optional(…) allows none)"
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
+from fnet.compare import difference
 from fnet.selectors import Selector, first_match, hint, match, optional
 
 __all__ = [
@@ -33,6 +34,9 @@ class Hole:
 
     def __repr__(self) -> str:
         return "HOLE"
+
+    def __reduce__(self) -> str:
+        return "HOLE"  # there is one, after pickling and copying, too
 
 
 HOLE = Hole()
@@ -117,7 +121,7 @@ def _walk(tree: PyTree, model: Any, above: tuple[str, ...]) -> Iterator[tuple[tu
     if below is None:
         yield above, tree
         return
-    parts = dict(getattr(model, "parts", None) or {})
+    parts = dict(model.parts) if isinstance(getattr(model, "parts", None), dict) else {}
     if isinstance(tree, dict) and not isinstance(tree, OrderedDict):
         order = [] if model is None else [escape(part) for part in parts] or ["weight", "bias"]
         below.sort(key=lambda child: _declared(child[0], order))
@@ -219,10 +223,14 @@ def merge(*trees: PyTree) -> PyTree:
             )
         return present[0] if present else HOLE
 
+    if not trees:
+        raise TypeError("merge takes the trees that split gave, got none")
     with_holes: list[Any] = [jax.tree.structure(tree, is_leaf=_is_hole) for tree in trees]
     for other in with_holes[1:]:
         if other != with_holes[0]:
-            raise ValueError(f"merge: the trees have different structures: {with_holes[0]} and {other}")
+            here, there = (set(names(jax.tree.unflatten(t, [0] * t.num_leaves))) for t in (with_holes[0], other))
+            lone = ", ".join(map(repr, sorted(here ^ there)[:5])) or "the same names, in other containers"
+            raise ValueError(f"merge: the trees have different structures; not in both: {lone}")
     return jax.tree_util.tree_map_with_path(one, *trees, is_leaf=_is_hole)
 
 
@@ -242,9 +250,9 @@ def map_named(f: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
 def overlay(new: PyTree, old: PyTree, report: Callable[[str], Any] | None = print) -> PyTree:
     """``new`` with the values of ``old`` wherever names and shapes match, for fine-tuning and partial loading.
 
-    The structure and the dtypes are those of ``new``; ``old`` may be any tree with such names. What stayed new,
-    what had another shape and what of ``old`` was dropped goes to ``report`` (``None``: say nothing). Raises
-    ValueError when no name matches at all.
+    The structure and the floating dtypes are those of ``new``; ``old`` may be any tree with such names. What stayed
+    new, what had another shape or kind of dtype and what of ``old`` was dropped goes to ``report`` (``None``: say
+    nothing). Raises ValueError when no name matches at all.
 
     >>> overlay({"body": 0, "head": 0}, {"body": 1, "top": 2})
     overlay: 1 of 2 values taken over
@@ -254,7 +262,7 @@ def overlay(new: PyTree, old: PyTree, report: Callable[[str], Any] | None = prin
     """
     values, targets = dict(named(old)), dict(named(new))
     common = [name for name in targets if name in values]
-    fits = {name for name in common if np.shape(values[name]) == np.shape(targets[name])}
+    fits = {name for name in common if _fits(values[name], targets[name])}
     if targets and not fits:
         raise ValueError(
             f"overlay: none of the {len(targets)} names of the new tree (such as {next(iter(targets))!r}) is in the "
@@ -263,8 +271,8 @@ def overlay(new: PyTree, old: PyTree, report: Callable[[str], Any] | None = prin
     lines = [f"overlay: {len(fits)} of {len(targets)} values taken over"]
     lines += _listing("stayed new", [name for name in targets if name not in values])
     lines += _listing(
-        "stayed new, shapes differ",
-        [f"{n} (new {np.shape(targets[n])}, old {np.shape(values[n])})" for n in common if n not in fits],
+        "stayed new, shapes or kinds differ",
+        [f"{n} (new {_kind(targets[n])}, old {_kind(values[n])})" for n in common if n not in fits],
     )
     lines += _listing("dropped", [name for name in values if name not in targets])
     if report is not None and len(lines) > 1:
@@ -274,6 +282,20 @@ def overlay(new: PyTree, old: PyTree, report: Callable[[str], Any] | None = prin
 
 def _listing(title: str, items: list[str]) -> list[str]:
     return [f"  {title}: {', '.join(items)}"] if items else []
+
+
+def _kind(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else repr(leaf)
+
+
+def _fits(value: Any, leaf: Any) -> bool:
+    """Whether a value can take a leaf's place: the same shape, and the same dtype or another floating one."""
+    if np.shape(value) != np.shape(leaf):
+        return False
+    old, new = (getattr(item, "dtype", None) for item in (value, leaf))
+    if old is None or new is None or old == new:
+        return True
+    return bool(jnp.issubdtype(old, jnp.floating) and jnp.issubdtype(new, jnp.floating))
 
 
 def _like(value: Any, leaf: Any) -> Any:
@@ -345,31 +367,7 @@ def diff(a: PyTree, b: PyTree, rtol: float = 0.0, atol: float = 0.0) -> dict[str
     left, right = dict(named(a)), dict(named(b))
     out = {}
     for name, value in left.items():
-        how = _difference(value, right[name], rtol, atol) if name in right else "only in the first"
+        how = difference(value, right[name], rtol, atol) if name in right else "only in the first"
         if how:
             out[name] = how
     return out | {name: "only in the second" for name in right if name not in left}
-
-
-def _difference(a: Any, b: Any, rtol: float, atol: float) -> str | None:
-    if np.shape(a) != np.shape(b):
-        return f"shape {np.shape(a)} and {np.shape(b)}"
-    if getattr(a, "dtype", None) != getattr(b, "dtype", None):
-        return f"dtype {getattr(a, 'dtype', type(a).__name__)} and {getattr(b, 'dtype', type(b).__name__)}"
-    if isinstance(a, jax.ShapeDtypeStruct) or isinstance(b, jax.ShapeDtypeStruct):
-        return None
-    if jnp.issubdtype(getattr(a, "dtype", np.dtype(bool)), jax.dtypes.prng_key):
-        a, b = jax.random.key_data(a), jax.random.key_data(b)
-    x, y = np.asarray(a), np.asarray(b)
-    if not np.issubdtype(x.dtype, np.number) and x.dtype.kind != "V":
-        return None if np.array_equal(x, y) else f"values differ ({np.sum(x != y)} of {x.size})"
-    wide = np.complex128 if np.iscomplexobj(x) or np.iscomplexobj(y) else np.float64
-    if np.issubdtype(x.dtype, np.integer) and np.array_equal(x, y):
-        return None  # exact, where float64 could round 64-bit integers
-    far = ~np.isclose(x.astype(wide), y.astype(wide), rtol=rtol, atol=atol, equal_nan=True)
-    if np.issubdtype(x.dtype, np.integer) and rtol == atol == 0:
-        far = x != y
-    if not far.any():
-        return None
-    gap = np.nanmax(np.abs(x.astype(wide) - y.astype(wide))[far])
-    return f"values differ by at most {gap:.3g} ({far.sum()} of {x.size})"

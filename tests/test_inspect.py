@@ -10,7 +10,7 @@ from layers import Counter, mlp
 
 import fnet
 from fnet import functional as F
-from fnet import nn
+from fnet import init, nn
 
 KEY = jax.random.key(0)
 
@@ -44,3 +44,15 @@ def test_summary_takes_no_memory_and_leaves():
     assert fnet.summary(nn.Linear(3), jnp.ones((2, 4))).parameters == 15
     table = str(fnet.summary(nn.Sequential(nn.Dropout(0.5)), jnp.ones(3), train=True))
     assert "Dropout()" in table and "0 parameters" in table
+
+
+def with_token(x: Any, cls: Any, fc: Any) -> Any:
+    return fc(x + cls) * fc.layer.out_features
+
+
+def test_every_parameter_has_a_row():
+    model = nn.Sequential(body=nn.Model(with_token, cls=nn.Param((1, 4), init.zeros), fc=nn.Linear(4)))
+    found = fnet.summary(model, jnp.ones((2, 4)))
+    assert [(row.name, row.parameters) for row in found.rows] == [("body", 24), ("body.cls", 4), ("body.fc", 20)]
+    (alone,) = fnet.summary(nn.Linear(3), jnp.ones((2, 4))).rows
+    assert alone.parameters == 15 and alone.output == "float32[2, 3]"

@@ -127,3 +127,12 @@ def test_combinators_are_values_and_keep_names():
     drop = nn.Model(lambda x, drop: nn.Remat(nn.Dropout(0.5)) and drop(x), drop=nn.Stack(nn.Dropout(0.5), 2))
     with pytest.raises(ValueError, match="key"):
         drop.apply({}, {}, X, train=True)
+
+
+def test_mixed_precision_is_a_cast_of_the_params():
+    for layer in (nn.Residual(nn.Linear(4)), nn.Stack(nn.Sequential(nn.Linear(4), jnp.tanh), 3), nn.Stack(make(), 2)):
+        model = nn.Sequential(layer)
+        params, state = model.init(KEY, X)
+        low, _ = model.apply(fnet.cast(params, jnp.bfloat16), state, X)
+        high, _ = model.apply(params, state, X)
+        np.testing.assert_allclose(low.astype("float32"), high, rtol=0.05, atol=0.05)

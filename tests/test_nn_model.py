@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -310,3 +310,57 @@ def test_parts_open_named_scopes():
     params, _ = model.init(KEY, X)
     scopes = {str(eqn.source_info.name_stack) for eqn in jax.make_jaxpr(model)(params, X).jaxpr.eqns}
     assert {"body/fc1", "body", "body/fc2", "act"} <= scopes
+
+
+def test_a_state_of_another_kind_is_refused():
+    class Drift(Counter):
+        def apply(self, params: Any, state: Any, x: Any, key: Any = None, train: bool = False) -> Any:
+            return x, {"count": jnp.zeros(3)} if train else {}
+
+    state = nn.Sequential(Counter()).init_state(X)
+    for train, message in ((True, r"'count': shape \(\) and \(3,\)"), (False, "'count': only in the first")):
+        with pytest.raises(TypeError, match=message):
+            nn.Sequential(Drift()).apply({}, state, X, train=train)
+
+
+def test_override_of_initialisers_leaves_the_state_alone():
+    model = nn.Sequential(Counter(), nn.Linear(2))
+    assert equal(model.init(KEY, X, init={"*": init.ones})[1], model.init_state(X))
+
+
+def test_initial_values_are_strongly_typed_and_errors_name_the_parameter():
+    weak = {"*": lambda key, shape, dtype: jnp.broadcast_to(0.5, shape)}
+    params, _ = nn.Linear(2).init(KEY, X, init=weak)
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(params))
+    as_numpy = {"*": lambda key, shape, dtype: np.ones(shape, dtype)}
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(nn.Linear(2).init(KEY, X, init=as_numpy)))
+    with pytest.raises(ValueError, match="orthogonal") as error:
+        make_mlp().init(KEY, X, init={"*": init.orthogonal()})
+    assert any("while drawing 'fc1.bias'" in note for note in error.value.__notes__)
+
+
+def test_tuples_of_layers_keep_their_type():
+    class Pair(NamedTuple):
+        a: Any
+        b: Any
+
+    def forward(x: Any, pair: Any, two: Any) -> Any:
+        assert type(two) is tuple
+        return two[1](two[0](pair.b(pair.a(x))))
+
+    model = nn.Model(forward, pair=Pair(nn.Linear(3), nn.Linear(4)), two=(nn.Linear(5), nn.Linear(6)))
+    params, _ = model.init(KEY, X)
+    assert model(params, X).shape == (8, 6) and sorted(params["pair"]) == ["0", "1"]
+
+
+def test_short_call_passes_through_combinators():
+    for layer in (nn.Remat(nn.Linear(4)), nn.Stack(nn.Linear(4), 2), nn.Ensemble(nn.Linear(4), 2)):
+        model = nn.Sequential(layer)
+        params, _ = model.init(KEY, X)
+        model(params, X)
+    for stateful in (nn.Remat(Counter()), nn.Stack(Counter(), 2), nn.Model(lambda x, m: x + m, m=BUFFER)):
+        with pytest.raises(TypeError, match="has state"):
+            nn.Sequential(stateful)({}, X)
+
+
+BUFFER = nn.Param((), init.zeros, trainable=False)

@@ -110,3 +110,27 @@ def test_models_go_through_outer_transforms():
     drop = nn.Sequential(nn.Dropout(0.5))
     masks = jax.vmap(lambda k: drop.apply({}, {}, jnp.ones(64), key=k, train=True)[0])(jax.random.split(KEY, 4))
     assert len(np.unique(np.asarray(masks), axis=0)) == 4
+
+
+def optional_noise(x: Any, key: Any, train: bool) -> Any:
+    return x + jax.random.normal(key, x.shape) if train and key is not None else x
+
+
+def test_a_key_that_would_repeat_is_never_left_out_in_silence():
+    model = nn.Model(lambda x, noise: jax.vmap(noise)(x), noise=nn.Model(optional_noise))
+    with pytest.raises(nn.TransformError, match=r"part 'noise' .* needs a key"):
+        model.apply({}, {}, X, key=KEY, train=True)
+    np.testing.assert_array_equal(model.apply({}, {}, X, train=True)[0], X)
+    for part in (nn.Stack(nn.Linear(4), 2), nn.Remat(nn.Linear(4)), nn.Ensemble(nn.Linear(4), 2)):
+        rows = nn.Model(lambda x, part: jax.vmap(part)(x), part=part)
+        params, _ = rows.init(KEY, X)
+        assert rows.apply(params, {}, X, key=KEY, train=True)[0].shape[0] == 8, "no key is needed: it works"
+    for part in (nn.Stack(nn.Dropout(0.5), 2), nn.Remat(nn.Dropout(0.5)), nn.Ensemble(nn.Dropout(0.5), 2)):
+        with pytest.raises(nn.TransformError, match="needs a key"):
+            nn.Model(lambda x, part: jax.vmap(part)(x), part=part).apply({}, {}, X, key=KEY, train=True)
+
+
+def test_a_key_is_checked_where_it_is_given():
+    for bad in (0, jax.random.split(KEY)):
+        with pytest.raises(TypeError, match="apply needs one random key"):
+            nn.Sequential(nn.Dropout(0.5)).apply({}, {}, X, key=bad, train=True)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from layers import mlp
 
+import fnet
 from fnet import functional as F
 from fnet import init, nn
 
@@ -34,6 +35,36 @@ def test_equal_configurations_are_equal():
     assert make(act=partial(F.gelu, approximate="tanh")) != make(act=F.gelu)
     assert make(act=lambda x: x) != make(act=lambda x: x), "lambdas compare by identity"
     assert len({make(), make(), make(8)}) == 2
+
+
+def test_the_order_of_parts_and_the_types_of_values_count():
+    a, b = nn.Sequential(n=nn.Linear(4), m=nn.Linear(4)), nn.Sequential(m=nn.Linear(4), n=nn.Linear(4))
+    assert a != b
+    x = jnp.ones((2, 4))
+    params, _ = a.init(KEY, x)
+    jitted = jax.jit(lambda model, p, x: model(p, x), static_argnums=0)
+    for model in (a, b):
+        np.testing.assert_allclose(jitted(model, params, x), model(params, x), rtol=1e-5, atol=1e-6)
+    values = [1, 1.0, True, [1], (1,)]
+    models = [nn.Model(times, n=value) for value in values]
+    assert len(set(models)) == len(values) and nn.Model(times, n=[1]) == nn.Model(times, n=[1])
+
+
+def times(x: Any, n: Any) -> Any:
+    return x * n if not isinstance(n, list | tuple) else x
+
+
+def scaled(x: Any, drop: Any, scale: float, shape: Any, train: bool = False) -> Any:
+    return drop(x) * scale, train, shape
+
+
+def test_a_partial_forward_keeps_its_signature_and_its_arguments():
+    model = nn.Model(partial(scaled, scale=2.0, shape=[1, 2]), drop=nn.Dropout(0.5))
+    (_, train, shape), _ = model.apply({}, {}, jnp.ones(4), key=KEY, train=True)
+    assert train is True and shape == [1, 2] and type(shape) is list
+    assert model == nn.Model(partial(scaled, shape=[1, 2], scale=2.0), drop=nn.Dropout(0.5))
+    with pytest.raises(TypeError, match=r"takes 1 input"):
+        model.apply({}, {}, jnp.ones(4), jnp.ones(4))
 
 
 def test_pickle_round_trip_and_hash_in_another_process():
@@ -61,6 +92,8 @@ def test_a_lambda_says_so_when_pickled():
         pickle.dumps(nn.Sequential(act=lambda x: x))
     with pytest.raises(pickle.PicklingError, match="'forward' is .*lambda"):
         pickle.dumps(nn.Model(lambda x: x))
+    with pytest.raises(pickle.PicklingError, match="'0' is .*lambda"):
+        pickle.dumps(nn.Sequential(jax.jit(lambda x: x)))
     assert copy.deepcopy(nn.Model(lambda x: x)) is not None
 
 
@@ -99,6 +132,52 @@ def test_replace_gives_a_new_value():
     assert listed.replace("blocks.1", nn.Linear(3))["blocks"] == [nn.Linear(1), nn.Linear(3)]
     with pytest.raises(KeyError, match="no part 'hed'.*'head'"):
         model.replace("hed", nn.Linear(5))
+
+
+def test_replace_checks_like_the_constructor():
+    for bad, message in ((3, "expected a layer"), (nn.Linear, "is the class Linear"), ([nn.Linear(1)], "unpack it")):
+        with pytest.raises(TypeError, match=message):
+            make().replace("head", bad)
+    nested = nn.Model(lambda x, bl: x, bl=[{"a": nn.Linear(4)}])
+    assert nested.replace("bl.0.a", nn.Linear(5))["bl"] == [{"a": nn.Linear(5)}]
+    assert nested.replace("bl.0", [nn.Linear(5)])["bl.0.0"] == nn.Linear(5)
+    with pytest.raises(TypeError, match="names are strings: '1'"):
+        nn.Model(lambda x, heads: x, heads={1: nn.Linear(2)})
+    with pytest.raises(TypeError, match=r"cannot read the parameters"):
+        nn.Model(max)
+    model = nn.Sequential(nn.Linear(4), jnp.tanh, head=nn.Linear(2))
+    assert "head" in model and "tail" not in model and model[:2] == nn.Sequential(nn.Linear(4), jnp.tanh)
+
+
+def test_user_layers_cannot_break_the_tools():
+    @dataclass(frozen=True)
+    class Split(nn.Layer):
+        chunks: int = 2
+
+        def apply(self, params: Any, state: Any, x: Any, key: Any = None, train: bool = False) -> Any:
+            return x, state
+
+    class Parts:
+        parts = 3
+
+        def spec(self, x: Any) -> Any:
+            return {"w": nn.Param((2,), init.ones)}
+
+        def apply(self, params: Any, state: Any, x: Any, key: Any = None, train: bool = False) -> Any:
+            return x, state
+
+    model = nn.Sequential(Split(), Parts())
+    params, _ = model.init(KEY, jnp.ones(2))
+    assert len(str(model).splitlines()) == 3 and [name for name, _ in fnet.named(params, model)] == ["1.w"]
+    assert fnet.summary(model, jnp.ones(2)).parameters == 2
+    with pytest.raises(TypeError, match=r"Bad\.init would hide Layer\.init"):
+
+        @dataclass(frozen=True)
+        class Bad(nn.Layer):
+            init: Any = None
+
+            def apply(self, params: Any, state: Any, x: Any, key: Any = None, train: bool = False) -> Any:
+                return x, state
 
 
 def test_map_changes_parts_by_selector():

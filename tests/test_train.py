@@ -136,10 +136,31 @@ def test_fit_errors():
     for bad in ({}, {"epochs": 1, "steps": 1}):
         with pytest.raises(ValueError, match="either epochs or steps"):
             train.fit(step, run, batches, **bad)
-    with pytest.raises(ValueError, match="negative"):
-        train.fit(step, run, batches, steps=-1)
+    for bad in (-1, 1.5):
+        with pytest.raises(ValueError, match="whole number"):
+            train.fit(step, run, batches, steps=bad)
+    with pytest.raises(ValueError, match="every is a number"):
+        train.fit(step, run, batches, steps=1, every=0)
+    with pytest.raises(TypeError, match=r"lambda run: train\.evaluate"):
+        train.fit(step, run, batches, steps=1, evaluate=batches)
+    with pytest.raises(TypeError, match="returned float, expected a run"):
+        train.fit(step, run, batches, steps=1, callbacks=[lambda run, latest: latest["loss"]], progress=False)
+    with pytest.raises(ValueError, match="of step 0 at step 1"):
+        train.fit(step, run, batches, steps=1, callbacks=[lambda now, latest: run], progress=False)
+    with pytest.raises(TypeError, match="metric 'eval_x' is a scalar|metric 'x' is a scalar"):
+        train.fit(step, run, batches, steps=1, evaluate=lambda run: {"x": np.ones(2)}, progress=False)
     with pytest.raises(TypeError, match=r"data\.DataLoader"):
         train.fit(step, run, [(X, Y)], epochs=1)
+
+
+def test_ctrl_c_ends_with_the_run_so_far():
+    _, _, step, batches, run = setup()
+
+    def interrupt(run: Any, latest: Any) -> None:
+        raise KeyboardInterrupt
+
+    run, history = train.fit(step, run, batches, steps=9, every=3, callbacks=[interrupt], progress=False)
+    assert int(run.step) == 3 and len(history["loss"]) == 3
 
 
 def test_metrics_are_read_one_step_late():
@@ -176,6 +197,37 @@ def test_evaluate_is_exact_over_uneven_and_padded_batches():
     assert train.evaluate(loss, run, [(X, Y)])["loss"] == pytest.approx(float(expected["loss"]), rel=1e-5)
     with pytest.raises(ValueError, match="no batches"):
         train.evaluate(loss, run, [])
+
+
+def test_a_label_is_not_taken_for_a_mask():
+    x, y = np.zeros((50, 6), "float32"), np.arange(50) < 10
+    run = train.start(nn.Linear(1), optim.sgd(0.1), KEY, x)
+
+    def loss(params: Any, state: Any, batch: Any, **_: Any) -> Any:
+        return jnp.float32(0), (state, {"positive": jnp.mean(batch[1])})
+
+    loader = data.DataLoader(data.ArrayDataset(x, y), batch_size=16)
+    assert train.evaluate(loss, run, loader)["positive"] == pytest.approx(0.2)
+
+
+def test_predict_refuses_outputs_that_have_no_batch_axis():
+    model = nn.Ensemble(nn.Linear(3), 5)
+    run = train.start(model, optim.sgd(0.1), KEY, X)
+    with pytest.raises(ValueError, match=r"on the first axis, but of 16 examples the model made .* \(5, 16, 3\)"):
+        train.predict(model, run, X, batch_size=16)
+
+
+def test_equal_losses_are_compiled_once():
+    traces = []
+
+    def counted(outputs: Any, y: Any) -> Any:
+        traces.append(1)
+        return F.cross_entropy(outputs, y)
+
+    model, _, _, _, run = setup()
+    for _ in range(3):
+        train.evaluate(train.supervised(model, counted, {"accuracy": metrics.accuracy}), run, [(X, Y)])
+    assert len(traces) == 1
 
 
 def test_predict_is_apply_in_batches():
@@ -276,11 +328,12 @@ def test_no_retrace_over_steps_and_hyperparameters():
         (lambda *a, **k: (jnp.ones(3), ({}, {})), r"must be a floating scalar, got float32\[3\]; take its mean"),
         (lambda *a, **k: (jnp.int32(1), ({}, {})), "must be a floating scalar"),
         (lambda *a, **k: (jnp.float32(1), {}), "must return"),
+        (lambda *a, **k: (jnp.float32(1), ({}, {"loss": 0.0})), "give that metric another name"),
     ],
 )
 def test_a_loss_of_the_wrong_form_is_refused(bad: Any, message: str):
     model, _, _, batches, run = setup()
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         train.make_step(bad, optim.adamw(optim.warmup(optim.cosine(0.05, 40), 5), weight_decay=0.1))(
             run, batches.batch(0)
         )

@@ -132,7 +132,7 @@ def test_overlay_says_what_it_did():
     assert float(out["body"]["w"].sum()) == 3 and out["body"]["b"].dtype == jnp.bfloat16 and out["head"] is new["head"]
     assert said == [
         "overlay: 2 of 4 values taken over\n  stayed new: extra\n"
-        "  stayed new, shapes differ: head (new (5,), old (4,))\n  dropped: gone"
+        "  stayed new, shapes or kinds differ: head (new float32[5], old float32[4])\n  dropped: gone"
     ]
     with pytest.raises(ValueError, match="none of the 1 names"):
         fnet.overlay({"a": 1.0}, {"b": 1.0})
@@ -169,3 +169,20 @@ def test_count_nbytes_cast_map():
     assert fnet.map_named(lambda name, x, y: (name, x + y), {"a": [1]}, {"a": [2]}) == {"a": [("a.0", 3)]}
     with pytest.raises(KeyError, match="'enc.fcc'.*'enc.fc'"):
         fnet.get({"enc": {"fc": 1.0}}, "enc.fcc")
+
+
+def test_the_hole_is_one_and_small_mistakes_are_named():
+    import copy
+    import pickle
+
+    assert pickle.loads(pickle.dumps(tree.HOLE)) is tree.HOLE and copy.deepcopy({"a": tree.HOLE})["a"] is tree.HOLE
+    assert "NaN in one" in fnet.diff({"a": np.nan}, {"a": 1.0})["a"]
+    with pytest.raises(ValueError, match="not in both: 'a', 'b'"):
+        fnet.merge({"a": 1.0}, {"b": 1.0})
+    with pytest.raises(TypeError, match="got none"):
+        fnet.merge()
+    said: list[str] = []
+    new, old = {"i": jnp.int32(3), "f": jnp.float32(0)}, {"i": 1.7 * jnp.ones(()), "f": jnp.ones(())}
+    kept = fnet.overlay(new, old, said.append)
+    assert int(kept["i"]) == 3 and "kinds differ: i (new int32[], old float32[])" in said[0]
+    assert fnet.select({"a": 1.0}, [fnet.optional("z")]) == {}

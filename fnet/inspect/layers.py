@@ -11,20 +11,20 @@ from fnet import tree
 from fnet.inspect.table import table_html, table_text
 from fnet.nn.core.frame import shape_text
 from fnet.nn.core.param import Param, Spec, flat_specs, stand_ins
-from fnet.nn.core.surgery import rebuild
+from fnet.nn.core.surgery import rebuild, walk_parts
 from fnet.nn.core.values import text
-from fnet.nn.core.walk import abstract, is_layer, record, run, specs_of
+from fnet.nn.core.walk import abstract, is_layer, record, run, specs_of, split_arrays
 
 
 @dataclass
 class Row:
-    """One part of a model as it was called: its dotted name, the layer, its output and its own and inner Params."""
+    """One part of a model as it was called: its dotted name, the layer, its output, its Params and those inside it."""
 
     name: str
     layer: str
     output: str
-    parameters: int
-    nbytes: int
+    parameters: int = 0
+    nbytes: int = 0
     calls: int = 1
 
 
@@ -82,30 +82,41 @@ def summary(model: Any, *inputs: Any, train: bool = False, **kwargs: Any) -> Sum
     ───────────────────────────────────────────────────
     Sequential → float32[8, 10]: 170 parameters, 680 bytes
     """
-    specs = specs_of(model, inputs, kwargs, train)
-    rows: dict[str, Row] = {}
-    probed = rebuild(model, "", lambda path, part: Probe(part, path, rows) if is_layer(part) else part)
-    flat = flat_specs(specs)
+    flat = flat_specs(specs_of(model, inputs, kwargs, train))
+    calls: dict[str, Row] = {}
+    probed = rebuild(model, "", lambda path, part: Probe(part, path, calls) if is_layer(part) else part)
+    arrays, join = split_arrays((inputs, kwargs))
 
     def forward(key: jax.Array, arrays: list[Any]) -> Any:
-        filled = iter(arrays)
-        args, kw = jax.tree.map(lambda leaf: next(filled) if _is_array(leaf) else leaf, (inputs, kwargs))
+        args, kw = join(arrays)
         return run(probed, stand_ins(flat, True), stand_ins(flat, False), args, kw, key, train)[0]
 
-    arrays = [leaf for leaf in jax.tree.leaves((inputs, kwargs)) if _is_array(leaf)]
-    output = jax.eval_shape(forward, jax.eval_shape(lambda: jax.random.key(0)), abstract(arrays))
+    output = shape_text(jax.eval_shape(forward, jax.eval_shape(lambda: jax.random.key(0)), abstract(arrays)))
+    title = model.title() if hasattr(model, "title") else text(model)
+    rows = _with_params(model, calls) or [Row("", title, output)]
     trainable = {name: param for name, param in flat.items() if param.trainable}
-    for name, row in rows.items():
-        inside = {n: p for n, p in trainable.items() if n.startswith(f"{name}.")}
+    for row in rows:
+        inside = {n: p for n, p in trainable.items() if not row.name or n == row.name or n.startswith(f"{row.name}.")}
         row.parameters, row.nbytes = tree.count(_shapes(inside)), tree.nbytes(_shapes(inside))
-    return Summary(
-        model.title() if hasattr(model, "title") else text(model),
-        list(rows.values()),
-        tree.count(_shapes(trainable)),
-        tree.nbytes(_shapes(trainable)),
-        tree.count(_shapes({name: param for name, param in flat.items() if not param.trainable})),
-        shape_text(output),
-    )
+    state = {name: param for name, param in flat.items() if not param.trainable}
+    sizes = tree.count(_shapes(trainable)), tree.nbytes(_shapes(trainable)), tree.count(_shapes(state))
+    return Summary(title, rows, *sizes, output)
+
+
+def _with_params(model: Any, calls: dict[str, Row]) -> list[Row]:
+    """The rows of the layers in the order of their calls, each followed by the Params that it holds itself."""
+    own: dict[str, list[Row]] = {}
+    for name, part in walk_parts(model):
+        if isinstance(part, Param):
+            row = Row(name, "Param" if part.trainable else "Param (state)", f"{part.dtype}{list(part.shape)}")
+            parent = name
+            while parent and parent not in calls:
+                parent = parent.rpartition(".")[0]
+            own.setdefault(parent, []).append(row)
+    rows = own.get("", [])
+    for name, row in calls.items():
+        rows += [row, *own.get(name, [])]
+    return rows
 
 
 class Probe:
@@ -113,6 +124,9 @@ class Probe:
 
     def __init__(self, layer: Any, name: str, rows: dict[str, Row]):
         self.layer, self.name, self.rows = layer, name, rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)  # hyperparameters, for forwards that read them
 
     def spec(self, *inputs: Any, **kwargs: Any) -> Spec:
         """The Params of the layer inside."""
@@ -125,14 +139,10 @@ class Probe:
     def apply(self, params: Any, state: Any, *inputs: Any, **kwargs: Any) -> tuple[Any, Any]:
         """The output of the layer inside."""
         title = self.layer.title() if hasattr(self.layer, "title") else text(self.layer)
-        row = self.rows.setdefault(self.name, Row(self.name, title, "", 0, 0, calls=0))
+        row = self.rows.setdefault(self.name, Row(self.name, title, "", calls=0))
         output, state = self.layer.apply(params, state, *inputs, **kwargs)
         row.output, row.calls = shape_text(output), row.calls + 1
         return output, state
-
-
-def _is_array(leaf: Any) -> bool:
-    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
 def _shapes(params: dict[str, Param]) -> dict[str, jax.ShapeDtypeStruct]:

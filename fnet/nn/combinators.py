@@ -11,10 +11,11 @@ import jax.numpy as jnp
 
 from fnet.nn.core import Layer
 from fnet.nn.core.frame import shape_text
+from fnet.nn.core.keys import Withheld, fold_index
 from fnet.nn.core.param import Param, Spec, Tree
 from fnet.nn.core.render import parts_of
 from fnet.nn.core.values import text
-from fnet.nn.core.walk import abstract, is_layer, record, run, specs_of
+from fnet.nn.core.walk import is_layer, record, run, specs_of, split_arrays
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,15 +66,13 @@ class Residual(Combinator):
         self, params: Tree, state: Tree, *inputs: Any, key: Any = None, train: bool = False, **kwargs: Any
     ) -> Any:
         output, state = run(self.layer, params, state, inputs, kwargs, key, train)
-        _check_same(self, inputs[0], output)
-        return inputs[0] + output, state
+        return _sum(self, inputs, output), state
 
     def record_parts(
         self, inputs: tuple[Any, ...], kwargs: Mapping[str, Any], key: Any, train: bool
     ) -> tuple[Spec, Any]:
         specs, output = record(self.layer, inputs, kwargs, key, train)
-        _check_same(self, inputs[0], output)
-        return specs, inputs[0] + output
+        return specs, _sum(self, inputs, output)
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,19 +89,15 @@ class Remat(Combinator):
     def apply(
         self, params: Tree, state: Tree, *inputs: Any, key: Any = None, train: bool = False, **kwargs: Any
     ) -> Any:
-        leaves, treedef = jax.tree.flatten((inputs, kwargs))
-        where = [
-            index for index, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) or hasattr(leaf, "__array__")
-        ]
+        # What is no array goes around the checkpoint, as does the stand-in for a key that must not be used.
+        held = key if isinstance(key, Withheld) else None
+        arrays, join = split_arrays((inputs, kwargs, None if held else key))
 
-        def inner(params: Tree, state: Tree, key: Any, arrays: list[Any]) -> tuple[Any, Tree]:
-            filled = list(leaves)
-            for index, array in zip(where, arrays, strict=True):
-                filled[index] = array
-            inputs, kwargs = jax.tree.unflatten(treedef, filled)
-            return run(self.layer, params, state, inputs, kwargs, key, train)
+        def inner(params: Tree, state: Tree, arrays: list[Any]) -> tuple[Any, Tree]:
+            inputs, kwargs, key = join(arrays)
+            return run(self.layer, params, state, inputs, kwargs, held or key, train)
 
-        return jax.checkpoint(inner)(params, state, key, [leaves[index] for index in where])
+        return jax.checkpoint(inner)(params, state, arrays)
 
 
 @dataclass(frozen=True, repr=False)
@@ -132,16 +127,16 @@ class Stack(Combinator):
     ) -> Any:
         def one(carry: Any, part: tuple[Tree, Tree, jax.Array]) -> tuple[Any, Tree]:
             params, state, index = part
-            own_key = None if key is None else jax.random.fold_in(key, index)
-            return run(self.layer, params, state, (carry, *rest), kwargs, own_key, train)
+            return run(self.layer, params, state, (carry, *rest), kwargs, fold_index(key, index), train)
 
-        return jax.lax.scan(one, x, (params, dict(state), jnp.arange(self.n)), length=self.n)
+        parts = (params, state, jnp.arange(self.n))
+        return jax.lax.scan(one, _carry(self, one, x, parts), parts, length=self.n)
 
     def record_parts(
         self, inputs: tuple[Any, ...], kwargs: Mapping[str, Any], key: Any, train: bool
     ) -> tuple[Spec, Any]:
         specs, output = record(self.layer, inputs, kwargs, key, train)
-        _check_same(self, inputs[0], output)
+        _check_same(self, inputs, output)
         return _stacked(specs, self.n), output
 
 
@@ -169,16 +164,15 @@ class Ensemble(Combinator):
         self, params: Tree, state: Tree, *inputs: Any, key: Any = None, train: bool = False, **kwargs: Any
     ) -> Any:
         def one(params: Tree, state: Tree, index: jax.Array) -> tuple[Any, Tree]:
-            own_key = None if key is None else jax.random.fold_in(key, index)
-            return run(self.layer, params, state, inputs, kwargs, own_key, train)
+            return run(self.layer, params, state, inputs, kwargs, fold_index(key, index), train)
 
-        return jax.vmap(one)(params, dict(state), jnp.arange(self.n))
+        return jax.vmap(one)(params, state, jnp.arange(self.n))
 
     def record_parts(
         self, inputs: tuple[Any, ...], kwargs: Mapping[str, Any], key: Any, train: bool
     ) -> tuple[Spec, Any]:
         specs, output = record(self.layer, inputs, kwargs, key, train)
-        return _stacked(specs, self.n), jax.tree.map(lambda y: jnp.broadcast_to(y, (self.n, *y.shape)), output)
+        return _stacked(specs, self.n), jax.tree.map(lambda y: jnp.broadcast_to(y, (self.n, *jnp.shape(y))), output)
 
 
 def unstack(stacked: Tree) -> Tree:
@@ -204,7 +198,7 @@ def restack(layers: Mapping[str, Tree]) -> Tree:
     >>> nn.restack({"0": {"weight": jnp.zeros(3)}, "1": {"weight": jnp.ones(3)}})["weight"].shape
     (2, 3)
     """
-    if sorted(layers, key=int) != [str(index) for index in range(len(layers))] or not layers:
+    if set(layers) != {str(index) for index in range(len(layers))} or not layers:
         raise ValueError(f"restack needs layers named '0', '1', … without gaps, got {sorted(layers)}")
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(layers[str(index)] for index in range(len(layers))))
 
@@ -234,10 +228,25 @@ def _check_count(layer: Layer, n: Any) -> None:
         raise ValueError(f"{type(layer).__name__} needs n of at least 1, got {n!r}")
 
 
-def _check_same(layer: Layer, x: Any, output: Any) -> None:
-    before, after = (jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), abstract(tree)) for tree in (x, output))
+def _check_same(layer: Layer, inputs: tuple[Any, ...], output: Any) -> None:
+    if not inputs:
+        raise TypeError(f"{type(layer).__name__} takes its first input by position")
+    before, after = (jax.tree.map(jnp.shape, tree) for tree in (inputs[0], output))
     if before != after:
         raise ValueError(
             f"{type(layer).__name__} needs a layer whose output is shaped like its first input; "
-            f"{shape_text(x)} went in, {shape_text(output)} came out"
+            f"{shape_text(inputs[0])} went in, {shape_text(output)} came out"
         )
+
+
+def _sum(layer: Layer, inputs: tuple[Any, ...], output: Any) -> Any:
+    _check_same(layer, inputs, output)
+    return jax.tree.map(jnp.add, inputs[0], output)
+
+
+def _carry(layer: Layer, one: Any, x: Any, parts: Any) -> Any:
+    """The input in the dtypes that the layers return, those of their weights: a scan cannot change what it carries."""
+    first = jax.tree.map(lambda leaf: leaf[0], parts)
+    output = jax.eval_shape(lambda: one(x, first)[0])
+    _check_same(layer, (x,), output)
+    return jax.tree.map(lambda a, y: jnp.asarray(a, y.dtype), x, output)

@@ -27,6 +27,8 @@ class Linear(Layer):
     ((5, 3), (3,))
     """
 
+    keyless = True
+
     out_features: int
     bias: bool = True
 
@@ -60,6 +62,8 @@ class Embedding(Layer):
     >>> nn.Embedding(100, 16)(params, jnp.array([[1, 2, 3]])).shape
     (1, 3, 16)
     """
+
+    keyless = True
 
     num_embeddings: int
     embedding_dim: int

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fnet.nn.core.frame import Bound, Frame, PartScope
-from fnet.nn.core.model import RESERVED, Model
-from fnet.nn.core.values import FrozenDict, freeze, text
+from fnet.nn.core.model import Model
+from fnet.nn.core.values import text
 from fnet.nn.core.walk import is_layer
 
 
@@ -29,7 +29,7 @@ class Sequential(Model):
     """Parts applied in turn; each is a layer or a plain function of arrays.
 
     Unnamed parts are called "0", "1", …, counting every part as PyTorch does. All inputs go to the first part.
-    ``model[0]`` and ``model["head"]`` give the parts.
+    ``model[0]`` and ``model["head"]`` give the parts, ``model[:2]`` a shorter Sequential.
 
     >>> import jax, jax.numpy as jnp
     >>> from fnet import functional as F, nn
@@ -42,28 +42,25 @@ class Sequential(Model):
     """
 
     def __init__(self, *layers: Any, **named: Any):
-        parts = {str(index): layer for index, layer in enumerate(layers)} | named
-        for name, part in parts.items():
-            if name in RESERVED:
-                raise ValueError(f"{name!r} is filled in by fnet and cannot be the name of a part of Sequential")
-            if isinstance(part, list | tuple):
-                raise TypeError(
-                    f"part {name!r} of Sequential is a {type(part).__name__}; unpack it: Sequential(*layers)"
-                )
-            if isinstance(part, type):
-                raise TypeError(
-                    f"part {name!r} of Sequential is the class {part.__name__}; make one: {part.__name__}(…)"
-                )
-            if not is_layer(part) and not callable(part):
-                raise TypeError(f"part {name!r} of Sequential is {part!r}, expected a layer or a function")
-        self._set(sequential, FrozenDict({name: freeze(part, f"part {name!r}") for name, part in parts.items()}))
+        self._set(sequential, {str(index): layer for index, layer in enumerate(layers)} | named)
+
+    def _check_part(self, name: str, part: Any) -> None:
+        super()._check_part(name, part)
+        if isinstance(part, list | tuple):
+            raise TypeError(f"part {name!r} of Sequential is a {type(part).__name__}; unpack it: Sequential(*layers)")
+        if isinstance(part, type):
+            raise TypeError(f"part {name!r} of Sequential is the class {part.__name__}; make one: {part.__name__}(…)")
+        if not is_layer(part) and not callable(part):
+            raise TypeError(f"part {name!r} of Sequential is {part!r}, expected a layer or a function")
 
     def _forward(self, frame: Frame, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         return sequential(self._bind(frame), inputs, kwargs)
 
-    def __getitem__(self, name: str | int) -> Any:
+    def __getitem__(self, name: str | int | slice) -> Any:
         if isinstance(name, int):
             return list(self.parts.values())[name]
+        if isinstance(name, slice):  # the parts keep their names, so the same params serve
+            return self.with_parts(dict(list(self.parts.items())[name]))
         return super().__getitem__(name)
 
     def __len__(self) -> int:

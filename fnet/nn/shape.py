@@ -21,6 +21,8 @@ class Flatten(Layer):
     (8, 784)
     """
 
+    keyless = True
+
     start_dim: int = 1
     end_dim: int = -1
 
@@ -45,6 +47,8 @@ class Reshape(Layer):
     >>> nn.Reshape((7, 7, -1))({}, jnp.ones((8, 98))).shape
     (8, 7, 7, 2)
     """
+
+    keyless = True
 
     shape: tuple[int, ...]
     start_dim: int = 1

@@ -24,7 +24,7 @@ def images(
 ) -> Figure:
     """A grid of images with their labels; with ``predictions``, wrong ones are red and say what was right.
 
-    ``images`` is an array ``(n, height, width[, channels])`` of uint8 0–255 or floats 0–1, or a dataset of
+    ``images`` is an array ``(n, height, width[, channels])`` of integers 0–255 or floats 0–1, or a dataset of
     ``(image, label)`` samples, of which the first ``rows × columns`` are shown; ``labels`` and ``predictions`` are
     class numbers. Raises ImportError naming the extra when matplotlib is not installed.
 
@@ -33,7 +33,9 @@ def images(
     >>> len(figure.axes)
     10
     """
-    if hasattr(images, "__getitem__") and not hasattr(images, "shape"):
+    if isinstance(images, list | tuple):
+        images = np.stack([np.asarray(image) for image in images])
+    if not hasattr(images, "shape"):
         samples = [images[index] for index in range(min(len(images), rows * columns))]
         classes = classes if classes is not None else getattr(images, "classes", None)
         labels = [label for _, label in samples] if labels is None else labels
@@ -46,8 +48,8 @@ def images(
         axes.axis("off")
         if index < len(pictures):
             grey = pictures.ndim == 3 or pictures.shape[-1] == 1
-            high = 255 if pictures.dtype == np.uint8 else 1.0
-            picture = pictures[index].squeeze() if grey else pictures[index]
+            high = 255 if pictures.dtype.kind in "ui" else 1.0
+            picture = pictures[index].reshape(pictures.shape[1:3]) if grey else pictures[index]
             axes.imshow(picture, cmap="gray_r" if grey else None, vmin=0, vmax=high)
             axes.set_title(*_caption(index, labels, predictions, classes))
     return figure

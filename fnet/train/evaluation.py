@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -10,16 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnet import tree
 from fnet.train.state import TrainState
-from fnet.train.step import Loss
+from fnet.train.step import Loss, checked
 
 
 def evaluate(loss: Loss, run: TrainState, batches: Any) -> dict[str, float]:
     """The loss and its metrics over one epoch of a loader (or any iterable of batches), with ``train=False``.
 
-    Each batch counts by its number of examples, by the True entries of its mask where it has one (the last of
-    ``(x, y, mask)``, or key ``"mask"``), so uneven and padded batches give the exact mean of per-example values.
-    Raises ValueError when there are no batches.
+    Each batch counts by its number of examples, or by the True entries of its mask where it has one (the third of
+    ``(x, y, mask)``, key ``"mask"``, or what a loader with ``last="pad"`` put last), so uneven and padded batches
+    give the exact mean of per-example values. What a loader with ``last="drop"`` drops is not counted. Raises
+    ValueError when there are no batches.
 
     >>> import jax, jax.numpy as jnp
     >>> from fnet import functional as F, nn, optim, train
@@ -29,16 +30,24 @@ def evaluate(loss: Loss, run: TrainState, batches: Any) -> dict[str, float]:
     >>> sorted(train.evaluate(train.supervised(model, F.cross_entropy), run, [(x, y)]))
     ['loss']
     """
+    padded = getattr(batches, "last", None) == "pad"
     total: Any = 0.0
     sums: dict[str, Any] = {}
-    for batch in _one_epoch(batches):
-        values, count = _weighted(loss, run.params, run.state, batch)
+    for batch in batches.epoch(0) if hasattr(batches, "epoch") else batches:
+        values, count = _weighted(loss, padded, run.params, run.state, batch)
         total = total + count
         sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
     if not sums:
         raise ValueError("evaluate got no batches: the loader is empty")
     sums, total = jax.device_get((sums, total))
-    return {name: float(value / total) for name, value in sums.items()}
+    return {name: scalar(name, value / total) for name, value in sums.items()}
+
+
+def scalar(name: str, value: Any) -> float:
+    """A measured value as a float; raises TypeError naming the metric when it is no scalar."""
+    if value is None or np.ndim(value) != 0:
+        raise TypeError(f"the metric {name!r} is a scalar for each batch, got {value!r}; take its mean")
+    return float(value)
 
 
 def predict(model: Any, run: TrainState, inputs: Any, batch_size: int = 256) -> Any:
@@ -65,18 +74,23 @@ def predict(model: Any, run: TrainState, inputs: Any, batch_size: int = 256) -> 
         if short and count:
             part = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], short, 0)]), part)  # noqa: B023
         outputs.append(_apply(model, run.params, run.state, part))
+        for name, leaf in tree.named(outputs[-1]):
+            if np.shape(leaf)[:1] != (len(jax.tree.leaves(part)[0]),):
+                raise ValueError(
+                    f"predict puts batches together on the first axis, but of {size} examples the model made an output "
+                    f"{name!r} of shape {np.shape(leaf)}; call model.apply(run.params, run.state, inputs) instead"
+                )
     return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:count], *outputs)
 
 
-def _one_epoch(batches: Any) -> Iterable[Any]:
-    return batches.epoch(0) if hasattr(batches, "epoch") else batches
-
-
-@partial(jax.jit, static_argnums=0)
-def _weighted(loss: Loss, params: Any, state: Any, batch: Any) -> tuple[dict[str, jax.Array], jax.Array]:
-    value, (_, metrics) = loss(params, state, batch, key=None, train=False)
-    count = _examples(batch)
-    return {name: item * count for name, item in {"loss": value, **metrics}.items()}, count
+@partial(jax.jit, static_argnums=(0, 1))
+def _weighted(
+    loss: Loss, padded: bool, params: Any, state: Any, batch: Any
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    value, _, metrics = checked(loss(params, state, batch, key=None, train=False))
+    count = _examples(batch, padded)
+    weighted = {name: jnp.where(count > 0, item, 0) * count for name, item in {"loss": value, **metrics}.items()}
+    return weighted, count
 
 
 @partial(jax.jit, static_argnums=0)
@@ -84,12 +98,13 @@ def _apply(model: Any, params: Any, state: Any, inputs: Any) -> Any:
     return model.apply(params, state, inputs, train=False)[0]
 
 
-def _examples(batch: Any) -> jax.Array:
-    mask = None
+def _examples(batch: Any, padded: bool) -> jax.Array:
     if isinstance(batch, dict):
         mask = batch.get("mask")
-    elif isinstance(batch, tuple | list) and len(batch) > 1 and np.dtype(getattr(batch[-1], "dtype", None)) == np.bool_:
-        mask = batch[-1]
-    if mask is not None and jnp.ndim(mask) == 1:
+    else:
+        last = batch[-1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
+        is_mask = getattr(last, "dtype", None) == np.bool_ and (padded or len(batch) == 3)
+        mask = last if is_mask else None
+    if mask is not None:
         return jnp.sum(mask, dtype=jnp.float32)
-    return jnp.float32(jnp.shape(jax.tree.leaves(batch)[0])[0])
+    return jnp.float32(next(jnp.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if jnp.ndim(leaf)))

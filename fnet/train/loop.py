@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from typing import Any
 
+from fnet.train.evaluation import scalar
 from fnet.train.history import History
 from fnet.train.state import TrainState
 
@@ -31,8 +32,8 @@ def fit(
     The totals count from the run's step 0, and a batch depends on its step alone, so a run that was saved and
     restored goes on exactly where it stopped. After every ``every`` steps (by default each epoch) and at the end,
     ``evaluate(run)`` is measured and each callback is called with the run and the latest metrics; it may return
-    another run to go on with, or raise `Stop`. Metrics are read one step late, so that the device never waits.
-    Returns the run and its `History`.
+    another run of the same step to go on with, or raise `Stop`. Metrics are read one step late, so that the device
+    never waits. Returns the run and its `History`; so do `Stop` and Ctrl-C, with what was reached.
 
     >>> import jax, numpy as np
     >>> from fnet import data, functional as F, nn, optim, train
@@ -49,6 +50,13 @@ def fit(
     total = _total(epochs, steps, per_epoch)
     begin = int(run.step)
     every = per_epoch if every is None else every
+    if not isinstance(every, int) or every < 1:
+        raise ValueError(f"fit: every is a number of steps, at least 1, got {every!r}")
+    if evaluate is not None and not callable(evaluate):
+        raise TypeError(
+            f"fit: evaluate is a function of the run, got {type(evaluate).__name__}; to score a loader, give "
+            "lambda run: train.evaluate(loss, run, test_loader)"
+        )
     callbacks = list(callbacks)
     history = History()
     pending: tuple[int, Mapping[str, Any]] | None = None
@@ -58,7 +66,7 @@ def fit(
         if pending is not None:
             at, metrics = pending
             pending = None
-            history.add(at, {name: float(value) for name, value in metrics.items()})
+            history.add(at, {name: scalar(name, value) for name, value in metrics.items()})
         return history.last()
 
     with _Bar(begin, total, progress) as bar, closing(iter(loader.stream(start=begin))) as batches:
@@ -71,15 +79,28 @@ def fit(
                 if number % every == 0 or number == total:
                     latest = read()
                     if evaluate is not None:
-                        history.add(number, {f"eval_{name}": float(value) for name, value in evaluate(run).items()})
+                        scores = evaluate(run)
+                        history.add(number, {f"eval_{name}": scalar(name, value) for name, value in scores.items()})
                         latest = history.last()
                     bar.show(latest)
                     for callback in callbacks:
-                        changed = callback(run, dict(latest))
-                        run = run if changed is None else changed
-        except Stop:
+                        run = _next(run, callback(run, dict(latest)), callback)
+        except (Stop, KeyboardInterrupt):
             read()
     return run, history
+
+
+def _next(run: TrainState, changed: Any, callback: Any) -> TrainState:
+    if changed is None:
+        return run
+    if not isinstance(changed, TrainState):
+        raise TypeError(f"the callback {callback!r} returned {type(changed).__name__}, expected a run or None")
+    if int(changed.step) != int(run.step):
+        raise ValueError(
+            f"the callback {callback!r} returned a run of step {int(changed.step)} at step {int(run.step)}; to go "
+            "back, raise train.Stop and call fit with that run"
+        )
+    return changed
 
 
 def _steps_per_epoch(loader: Any) -> int:
@@ -94,10 +115,10 @@ def _steps_per_epoch(loader: Any) -> int:
 def _total(epochs: int | None, steps: int | None, per_epoch: int) -> int:
     if (epochs is None) == (steps is None):
         raise ValueError(f"fit needs either epochs or steps, got epochs={epochs}, steps={steps}")
-    total = steps if steps is not None else epochs * per_epoch  # type: ignore[operator]
-    if total < 0:
-        raise ValueError(f"fit cannot train a negative number of steps, got epochs={epochs}, steps={steps}")
-    return total
+    given = steps if steps is not None else epochs
+    if not isinstance(given, int) or given < 0:
+        raise ValueError(f"fit takes a whole number, not negative, of epochs or steps; got {given!r}")
+    return given if steps is not None else given * per_epoch
 
 
 class _Bar:

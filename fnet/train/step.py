@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -10,19 +11,28 @@ import jax.numpy as jnp
 
 from fnet import tree
 from fnet.nn.core.keys import fold_name
+from fnet.nn.core.values import freeze
+from fnet.train.microbatches import mean_over_slices, widest
 from fnet.train.state import TrainState
 
 Loss = Callable[..., tuple[jax.Array, tuple[Any, Mapping[str, jax.Array]]]]
 Metrics = dict[str, jax.Array]
 
 
-def make_step(loss: Loss, opt: Any, *, donate: bool = False) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+def make_step(
+    loss: Loss, opt: Any, *, microbatches: int = 1, donate: bool = False
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """A pure, jitted ``step(run, batch) -> (run, metrics)``.
 
     ``loss(params, state, batch, *, key, train) -> (scalar, (new state, {metric: value}))`` is differentiated in the
     leaves that ``opt.trainable`` leaves in place, and in no others. Each step's key derives from the run's key and
     step. ``metrics`` are those of the loss and ``"loss"`` itself. ``donate=True`` reuses the memory of the run
     passed in, which is then gone: it saves memory on GPU and TPU and costs time on CPU.
+
+    ``microbatches=k`` takes the batch in k equal consecutive slices, one after another, and updates once with the mean
+    of their gradients: the same numbers from the memory of one slice. Loss and metrics are means over the slices
+    too; the state goes from slice to slice, each with a key of its own, so BatchNorm normalises by slice. Every leaf
+    of the batch must have a leading axis that k divides: else a ValueError names it.
 
     >>> import jax, jax.numpy as jnp
     >>> from fnet import functional as F, nn, optim, train
@@ -34,6 +44,9 @@ def make_step(loss: Loss, opt: Any, *, donate: bool = False) -> Callable[[TrainS
     (1, ['loss'])
     """
 
+    if isinstance(microbatches, bool) or not isinstance(microbatches, int) or microbatches < 1:
+        raise ValueError(f"make_step: microbatches must be an integer of at least 1, got {microbatches!r}")
+
     def step(run: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(run.key, run.step)
         scale = opt.loss_scale(run.opt_state)
@@ -42,12 +55,18 @@ def make_step(loss: Loss, opt: Any, *, donate: bool = False) -> Callable[[TrainS
             trained = opt.trainable(params)
             frozen = _rest(params, trained)
 
-            def scaled(trained: Any) -> tuple[jax.Array, tuple[jax.Array, Any, Any]]:
-                out = loss(tree.merge(trained, frozen), run.state, batch, key=key, train=True)
-                value, state, metrics = _checked(out)
-                return _times(value, scale), (value, state, metrics)
+            def of_slice(state: Any, batch: Any, key: jax.Array) -> tuple[Any, tuple[jax.Array, Any, Any]]:
+                def scaled(trained: Any) -> tuple[jax.Array, tuple[jax.Array, Any, Any]]:
+                    out = loss(tree.merge(trained, frozen), state, batch, key=key, train=True)
+                    value, new, metrics = checked(out)
+                    return _times(value, scale), (value, new, metrics)
 
-            grads, out = jax.grad(scaled, has_aux=True)(trained)
+                return jax.grad(scaled, has_aux=True)(trained)
+
+            if microbatches == 1:
+                grads, out = of_slice(run.state, batch, key)
+            else:
+                grads, out = mean_over_slices(of_slice, microbatches, trained, run.state, batch, key)
             return out, jax.tree.map(lambda g: _over(g, scale), grads)
 
         def value_and_grad(params: Any) -> tuple[jax.Array, Any]:
@@ -80,9 +99,19 @@ def supervised(
     >>> round(float(scores["accuracy"]), 3)
     0.667
     """
-    measures = dict(metrics or {})
+    return Supervised(model, loss, freeze(dict(metrics or {}), "the metrics of supervised"))
 
-    def supervised_loss(params: Any, state: Any, batch: Any, *, key: Any = None, train: bool = False) -> Any:
+
+@dataclass(frozen=True)
+class Supervised:
+    """What `supervised` gives: a value, so that an equal one is not compiled again."""
+
+    model: Any
+    loss: Callable[..., jax.Array]
+    metrics: Mapping[str, Callable[..., Any]]
+
+    def __call__(self, params: Any, state: Any, batch: Any, *, key: Any = None, train: bool = False) -> Any:
+        """The loss of `make_step`."""
         if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
             raise TypeError(
                 f"supervised takes batches (x, y) or (x, y, mask), got {_describe(batch)}; for others write the loss "
@@ -90,10 +119,9 @@ def supervised(
             )
         x, y, *mask = batch
         masked = {"mask": mask[0]} if mask else {}
-        outputs, state = model.apply(params, state, x, key=key, train=train)
-        return loss(outputs, y, **masked), (state, {name: f(outputs, y, **masked) for name, f in measures.items()})
-
-    return supervised_loss
+        outputs, state = self.model.apply(params, state, x, key=key, train=train)
+        measured = {name: metric(outputs, y, **masked) for name, metric in self.metrics.items()}
+        return self.loss(outputs, y, **masked), (state, measured)
 
 
 def _rest(params: Any, trained: Any) -> Any:
@@ -107,14 +135,18 @@ def _times(value: jax.Array, scale: Any) -> jax.Array:
 
 
 def _over(grad: jax.Array, scale: Any) -> jax.Array:
-    return grad if isinstance(scale, int | float) and scale == 1 else (grad / scale).astype(grad.dtype)
+    """Divided in float32 at least and left there: in float16 the small ones, for which the scale is, would vanish."""
+    return grad if isinstance(scale, int | float) and scale == 1 else grad.astype(widest(grad.dtype)) / scale
 
 
-def _checked(result: Any) -> tuple[jax.Array, Any, Mapping[str, Any]]:
+def checked(result: Any) -> tuple[jax.Array, Any, Mapping[str, Any]]:
+    """``(value, state, metrics)`` of what a loss returned; raises TypeError where it has another form."""
     match result:
         case (value, (state, Mapping() as metrics)):
             if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
                 raise TypeError(f"the loss must be a floating scalar, got {_describe(value)}; take its mean")
+            if "loss" in metrics:
+                raise ValueError("'loss' is what the step calls the loss itself; give that metric another name")
             return jnp.asarray(value), state, metrics
     raise TypeError(f"the loss must return (scalar, (new state, {{metric: value}})), got {_describe(result)}")
 

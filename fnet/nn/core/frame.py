@@ -11,23 +11,20 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import get_opaque_trace_state
 
-from fnet import functional as F
-from fnet.nn.core.keys import fold_name
-from fnet.nn.core.param import Param, Path, Spec, Tree, flat_specs, get, replaced, stand_ins
+from fnet.nn.core.keys import TransformError, Withheld, check_key, fold_name
+from fnet.nn.core.param import NoState, Param, Path, Spec, Tree, flat_specs, get, replaced, stand_ins
 from fnet.nn.core.render import holds_layers
-from fnet.nn.core.values import text, thaw
-from fnet.nn.core.walk import is_layer, record, run
+from fnet.nn.core.values import FrozenList, text, thaw
+from fnet.nn.core.walk import is_array, is_layer, record, run
 from fnet.tree import escape
-
-
-class TransformError(RuntimeError):
-    """A part that needs a key or changes its state was called inside a JAX transform within the forward."""
 
 
 class Frame:
     """What the bound parts of a model share for the length of one call of its forward; nothing outlives the call."""
 
     def __init__(self, params: Tree, state: Tree, key: Any, train: bool, recording: bool):
+        if key is not None and not isinstance(key, Withheld):
+            check_key(key, "apply")
         self.params, self.state, self.key, self.train = params, state, key, train
         self.recording = recording
         self.specs: dict[Path, Spec] = {}
@@ -38,9 +35,13 @@ class Frame:
     def close(self) -> None:
         self.open, self.trace = False, None
 
-    def key_for(self, path: Path) -> Any:
+    def key_for(self, part: Bound, path: Path) -> Any:
         """The part's own key for this call, from its name and the number of the call."""
-        return None if self.key is None else fold_name(self.key, f"{dotted(path)}#{self.calls[path]}")
+        if self.key is None or isinstance(self.key, Withheld) or getattr(part.layer, "keyless", False):
+            return self.key
+        if self.inside_transform() and not self.recording:
+            return Withheld(_transform_message(part, "needs a key", "key=k"))
+        return fold_name(self.key, f"{dotted(path)}#{self.calls[path]}")
 
     def inside_transform(self) -> bool:
         """Whether a JAX transform has begun within the forward."""
@@ -73,20 +74,13 @@ class Bound:
         frame, path = self._frame, self._path
         with PartScope(dotted(path), self.layer, inputs):
             train = kwargs.pop("train", frame.train)
-            inside = frame.inside_transform()
-            given = "key" in kwargs
-            key = kwargs.pop("key") if given else None if inside else frame.key_for(path)
+            key = kwargs.pop("key") if "key" in kwargs else frame.key_for(self, path)
             frame.calls[path] += 1
             if frame.recording:
                 return self._record(inputs, kwargs, key, train)
             state = get(frame.state, path)
-            try:
-                output, new = run(self.layer, get(frame.params, path), state, inputs, kwargs, key, train)
-            except F.MissingKey as error:
-                if inside and not given and frame.key is not None:
-                    raise TransformError(_transform_message(self, "needs a key", "key=k")) from error
-                raise
-            if inside and _changed(state, new):
+            output, new = run(self.layer, get(frame.params, path), state, inputs, kwargs, key, train)
+            if _changed(state, new) and frame.inside_transform():
                 raise TransformError(_transform_message(self, "changes its state", "train=False"))
             if new:
                 frame.state = replaced(frame.state, path, new)
@@ -94,7 +88,7 @@ class Bound:
 
     def _record(self, inputs: tuple[Any, ...], kwargs: Mapping[str, Any], key: Any, train: bool) -> Any:
         frame, path = self._frame, self._path
-        specs, output = record(self.layer, inputs, kwargs, frame.key if key is None else key, train)
+        specs, output = record(self.layer, inputs, kwargs, key, train)
         before = frame.specs.setdefault(path, specs)
         shapes, earlier = ({name: p.shape for name, p in flat_specs(s).items()} for s in (specs, before))
         if shapes != earlier:
@@ -141,7 +135,7 @@ def shape_text(value: Any) -> str:
     """An input as it reads in an error: ``float32[8, 4]`` for arrays, the tree of them for pytrees."""
 
     def one(leaf: Any) -> Any:
-        return _Plain(f"{leaf.dtype}{list(leaf.shape)}") if hasattr(leaf, "shape") and hasattr(leaf, "dtype") else leaf
+        return _Plain(f"{leaf.dtype}{list(leaf.shape)}") if is_array(leaf) else leaf
 
     return repr(jax.tree.map(one, value))
 
@@ -157,7 +151,7 @@ def _transform_message(part: Bound, need: str, override: str) -> str:
         f"part {dotted(part._path)!r} ({text(part.layer)}) {need}, but is called inside a JAX transform begun within "
         "the forward, where one random mask would repeat and new state could not come out. Use the combinator that is "
         "this transform of a layer: nn.Remat (jax.checkpoint), nn.Stack (jax.lax.scan over layers), nn.Ensemble "
-        f"(jax.vmap), nn.RNN (jax.lax.scan over time); or give {name}(…, {override}) to say what it should use"
+        f"(jax.vmap); or give {name}(…, {override}) to say what it should use"
     )
 
 
@@ -167,7 +161,10 @@ def bind(part: Any, path: Path, frame: Frame) -> Any:
     if is_layer(part):
         return Bound(part, path, frame)
     if isinstance(part, list | tuple) and holds_layers(part):
-        return [bind(item, (*path, str(index)), frame) for index, item in enumerate(part)]
+        items = [bind(item, (*path, str(index)), frame) for index, item in enumerate(part)]
+        if isinstance(part, FrozenList):
+            return items
+        return type(part)(*items) if hasattr(part, "_fields") else tuple(items)
     if isinstance(part, dict) and holds_layers(part):
         return {name: bind(item, (*path, str(name)), frame) for name, item in part.items()}
     return thaw(part)
@@ -177,6 +174,8 @@ def _array(param: Param, path: Path, frame: Frame) -> Any:
     if frame.recording:
         return jnp.zeros(param.shape, param.dtype)
     tree = get(frame.params if param.trainable else frame.state, path)
+    if isinstance(tree, NoState):
+        raise TypeError(NoState.message(repr(dotted(path))))
     if isinstance(tree, dict) and not tree:
         raise KeyError(f"{'params' if param.trainable else 'state'} has no {dotted(path)!r}, which is {param}")
     return tree

@@ -10,6 +10,28 @@ import jax.numpy as jnp
 import numpy as np
 
 
+class TransformError(RuntimeError):
+    """A part that needs a key or changes its state was called inside a JAX transform within the forward."""
+
+
+class Withheld:
+    """Stands in for a key inside a JAX transform, where the key would repeat: any use of it raises TransformError."""
+
+    def __init__(self, message: str):
+        self.__dict__["message"] = message
+
+    def __getattr__(self, name: str) -> Any:
+        raise TransformError(self.__dict__["message"])
+
+    def __repr__(self) -> str:
+        return "<no key inside a transform>"
+
+
+def fold_index(key: Any, index: Any) -> Any:
+    """A key of its own for a number; where there is no key to fold, the same nothing."""
+    return key if key is None or isinstance(key, Withheld) else jax.random.fold_in(key, index)
+
+
 def fold_name(key: jax.Array, name: str) -> jax.Array:
     """A key of its own for a name: 64 bits of the name's SHA-256, folded in.
 

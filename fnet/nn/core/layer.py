@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
 from fnet.nn.core.keys import check_key, fold_name
-from fnet.nn.core.param import Initializer, Spec, Tree, draw, flat_specs, keys_of, put
+from fnet.nn.core.param import Initializer, NoState, Spec, Tree, draw, flat_specs, keys_of, put
 from fnet.nn.core.render import tree_html, tree_text
 from fnet.nn.core.surgery import part_at, rebuild, walk_parts
 from fnet.nn.core.values import dataclass_text, freeze, refuse_unpicklable
@@ -39,10 +39,18 @@ class Layer(ABC):
     Array([2., 2., 2.], dtype=float32)
     """
 
+    keyless: ClassVar[bool] = False  # True spares a key that `apply` would never read
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in cls.__dict__.get("__annotations__", ()):
+            if hasattr(Layer, name) and not name.startswith("_") and name != "keyless":
+                raise TypeError(f"{cls.__name__}.{name} would hide Layer.{name}; give the hyperparameter another name")
+
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]
-            value = freeze(getattr(self, field.name), f"{type(self).__name__}.{field.name}")
-            object.__setattr__(self, field.name, tuple(value) if isinstance(value, list) else value)
+            value = freeze(getattr(self, field.name), f"{type(self).__name__}.{field.name}", lists=tuple)
+            object.__setattr__(self, field.name, value)
 
     def spec(self, *inputs: Any, **kwargs: Any) -> Spec:
         """The arrays that the layer declares for these inputs, arrays or abstract: nested ``{name: Param}``."""
@@ -65,8 +73,9 @@ class Layer(ABC):
         """Draw ``(params, state)`` for inputs of these shapes; each array's key comes from its dotted name.
 
         Inputs are any pytrees of arrays or `jax.ShapeDtypeStruct`; only shapes and dtypes are read and no forward
-        pass runs. ``init`` overrides initialisers by selector, first match wins; ``train=True`` walks the training
-        path. Raises ValueError for a part that the forward never reaches and for a selector that matches nothing.
+        pass runs. ``init`` overrides the initialisers of parameters (not of the state) by selector, first match
+        wins; ``train=True`` walks the training path. Raises ValueError for a part that the forward
+        never reaches and for a selector that matches nothing.
 
         >>> import jax
         >>> from fnet import nn
@@ -77,7 +86,8 @@ class Layer(ABC):
         check_key(key, "init")
         specs = flat_specs(specs_of(self, inputs, kwargs, train))
         rules = dict(init or {})
-        chosen, initializers = first_match(specs, rules), list(rules.values())
+        chosen = first_match({name: param for name, param in specs.items() if param.trainable}, rules)
+        initializers = list(rules.values())
         params: Tree = {}
         state: Tree = {}
         for name, param in specs.items():
@@ -105,8 +115,8 @@ class Layer(ABC):
     ) -> Any:
         """The output alone, for a layer without state; raises TypeError for one with state."""
         output, state = self.apply(params, NoState(), *inputs, key=key, train=train, **kwargs)
-        if jax.tree.leaves(dict(state)):
-            raise TypeError(NoState.message("'" + next(iter(state)) + "'"))
+        if state:
+            raise TypeError(NoState.message(repr(next(iter(state)))))
         return output
 
     @property
@@ -121,6 +131,9 @@ class Layer(ABC):
     def __getitem__(self, name: str) -> Any:
         """The part at a dotted name; with ``params[name]`` a model of its own."""
         return part_at(self, name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in dict(walk_parts(self))
 
     def replace(self, name: str, value: Any) -> Any:
         """A new layer with the part at a dotted name replaced.
@@ -165,17 +178,3 @@ class Layer(ABC):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
         return self
-
-
-class NoState(dict):
-    """The empty state of the short call: asking it for anything says how to pass a state."""
-
-    @staticmethod
-    def message(name: str) -> str:
-        return (
-            f"this model has state ({name}), and model(params, x) is for models without: "
-            "use output, state = model.apply(params, state, x)"
-        )
-
-    def __missing__(self, name: str) -> Any:
-        raise TypeError(self.message(repr(name)))

@@ -12,7 +12,7 @@ from fnet.nn.core.frame import Frame, bind, dotted
 from fnet.nn.core.layer import Layer
 from fnet.nn.core.param import Param, Path, Spec, Tree, put
 from fnet.nn.core.render import holds_layers
-from fnet.nn.core.values import FrozenDict, freeze, text
+from fnet.nn.core.values import FrozenDict, freeze, text, typed
 from fnet.nn.core.walk import is_layer, specs_of
 from fnet.selectors import hint
 
@@ -49,22 +49,34 @@ class Model(Layer):
                 f"Model takes a function of inputs and parts first, got {forward!r}; nn.Sequential(…) chains layers"
             )
         frozen = freeze(forward, "the forward of a Model")
-        signature = inspect.signature(forward).parameters
+        try:
+            signature = inspect.signature(frozen).parameters
+        except ValueError as error:
+            raise TypeError(f"Model cannot read the parameters of {forward!r}; wrap it: def f(x): return …") from error
         any_name = any(p.kind is p.VAR_KEYWORD for p in signature.values())
-        for name, part in parts.items():
-            if name in RESERVED:
-                raise ValueError(f"{name!r} is filled in by fnet and cannot be the name of a part of {text(frozen)}")
-            if name not in signature and not any_name:
+        for name in parts:
+            if name not in signature and not any_name and name not in RESERVED:
                 raise TypeError(
                     f"{text(frozen)} has no parameter {name!r} to receive that part; {hint(name, signature)}"
                 )
-            if isinstance(part, type) and hasattr(part, "apply"):
-                raise TypeError(f"part {name!r} is the class {part.__name__}; make a layer of it: {part.__name__}(…)")
-        self._set(frozen, FrozenDict({name: freeze(part, f"part {name!r}") for name, part in parts.items()}))
+        self._set(frozen, parts)
 
-    def _set(self, forward: Callable[..., Any], parts: FrozenDict) -> None:
+    def _set(self, forward: Callable[..., Any], parts: Mapping[str, Any]) -> None:
+        for name, part in parts.items():
+            self._check_part(name, part)
+        frozen = FrozenDict({name: freeze(part, f"part {name!r}") for name, part in parts.items()})
         object.__setattr__(self, "forward", forward)
-        object.__setattr__(self, "_parts", parts)
+        object.__setattr__(self, "_parts", frozen)
+
+    def _check_part(self, name: str, part: Any) -> None:
+        if name in RESERVED:
+            raise ValueError(f"{name!r} is filled in by fnet and cannot be the name of a part")
+        if isinstance(part, type) and hasattr(part, "apply"):
+            raise TypeError(f"part {name!r} is the class {part.__name__}; make a layer of it: {part.__name__}(…)")
+        if isinstance(part, dict) and holds_layers(part):
+            for key in part:
+                if not isinstance(key, str):
+                    raise TypeError(f"part {name!r} has a layer under {key!r}; names are strings: {str(key)!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a model is immutable: model.replace({name!r}, …) gives a changed copy")
@@ -77,7 +89,7 @@ class Model(Layer):
 
     def with_parts(self, parts: Mapping[str, Any]) -> Model:
         model = object.__new__(type(self))
-        model._set(self.forward, FrozenDict({name: freeze(part, f"part {name!r}") for name, part in parts.items()}))
+        model._set(self.forward, parts)
         return model
 
     def apply(
@@ -123,9 +135,8 @@ class Model(Layer):
     def _forward(self, frame: Frame, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         signature = inspect.signature(self.forward).parameters
         filled = {name: getattr(frame, name) for name in RESERVED if name in signature}
-        takes = [
-            n for n, p in signature.items() if n not in filled and n not in self._parts and p.kind != p.VAR_KEYWORD
-        ]
+        by_position = [n for n, p in signature.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        takes = [name for name in by_position if name not in filled and name not in self._parts]
         if len(inputs) > len(takes) and all(p.kind != p.VAR_POSITIONAL for p in signature.values()):
             raise TypeError(f"{self.title()} takes {len(takes)} input(s) ({', '.join(takes)}), got {len(inputs)}")
         return self.forward(*inputs, **self._bind(frame), **filled, **kwargs)
@@ -139,7 +150,7 @@ class Model(Layer):
         return f"{type(self).__name__}({text(self.forward)}{parts})"
 
     def _identity(self) -> tuple[Any, ...]:
-        return (type(self), self.forward, self._parts)
+        return (type(self), typed(self.forward), typed(self._parts))
 
     def __eq__(self, other: object) -> bool:
         return self is other or (

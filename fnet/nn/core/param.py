@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -52,12 +51,32 @@ class Param:
         return f"Param({self.shape}, {self.init!r}{dtype}{'' if self.trainable else ', trainable=False'})"
 
 
+class NoState(dict):
+    """The empty state of the short call: asking it for anything says how to pass a state."""
+
+    @staticmethod
+    def message(name: str) -> str:
+        return (
+            f"this model has state ({name}), and model(params, x) is for models without: "
+            "use output, state = model.apply(params, state, x)"
+        )
+
+    def __missing__(self, name: str) -> Any:
+        raise TypeError(self.message(repr(name)))
+
+
+# Without leaves for JAX, so that it passes through scan, vmap and checkpoint as what it is.
+jax.tree_util.register_pytree_node(NoState, lambda state: ((), None), lambda _, children: NoState())
+
+
 def flat_specs(specs: Spec, prefix: str = "") -> dict[str, Param]:
     """Nested Params as ``{dotted name: Param}``, in the order of declaration."""
     if not isinstance(specs, Mapping):
         raise TypeError(f"spec returns a dict of Params, got {specs!r}" + (f" at {prefix!r}" if prefix else ""))
     flat: dict[str, Param] = {}
     for name, value in specs.items():
+        if not isinstance(name, str):
+            raise TypeError(f"names in a spec are strings, got {name!r}")
         if isinstance(value, Param):
             flat[prefix + escape(name)] = value
         else:
@@ -100,15 +119,19 @@ def replaced(tree: Tree, path: Path, value: Any) -> Tree:
 
 
 def draw(init: Initializer, key: jax.Array, name: str, param: Param) -> jax.Array:
+    """The first value of one array; raises ValueError naming it where the initialiser gives another shape or dtype."""
     if param.stacked:
         inner = replace(param, shape=param.shape[1:], stacked=param.stacked - 1)
         slices = [draw(init, jax.random.fold_in(key, index), name, inner) for index in range(param.shape[0])]
         return jnp.stack(slices)
-    value = init(key, param.shape, param.dtype)
-    if getattr(value, "shape", None) != param.shape or value.dtype != jax.dtypes.canonicalize_dtype(param.dtype):
+    dtype = jax.dtypes.canonicalize_dtype(param.dtype)
+    try:
+        value = init(key, param.shape, dtype)
+    except Exception as error:
+        error.add_note(f"while drawing {name!r}, {dtype.name}{list(param.shape)}, with {init!r}")
+        raise
+    if getattr(value, "shape", None) != param.shape or value.dtype != dtype:
         given = f"{value.dtype}{list(value.shape)}" if hasattr(value, "dtype") else repr(value)
-        size = f" ({math.prod(param.shape):,} values)"
-        raise ValueError(
-            f"the initialiser {init!r} gave {given} for {name!r}, expected {param.dtype.name}{list(param.shape)}{size}"
-        )
-    return value
+        wanted = f"{dtype.name}{list(param.shape)}"
+        raise ValueError(f"the initialiser {init!r} gave {given} for {name!r}, expected {wanted}")
+    return jax.lax.convert_element_type(value, dtype)  # a strong type: a weak one would compile the step twice

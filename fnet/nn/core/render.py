@@ -14,7 +14,9 @@ def parts_of(value: Any) -> dict[str, Any]:
     """The named things inside a layer, or inside a list or dict of layers."""
     if isinstance(value, list | tuple):
         return {str(index): item for index, item in enumerate(value)}
-    return dict(value) if isinstance(value, dict) else dict(getattr(value, "parts", None) or {})
+    if isinstance(value, dict):
+        return dict(value)
+    return dict(value.parts) if is_layer(value) and hasattr(value, "with_parts") else {}
 
 
 def holds_layers(value: Any) -> bool:

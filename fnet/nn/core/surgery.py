@@ -38,9 +38,14 @@ def rebuild(value: Any, path: str, f: Callable[[str, Any], Any]) -> Any:
             if is_layer(value):
                 value = value.with_parts(new)
             else:
-                value = new if isinstance(value, dict) else type(value)(new.values())
+                value = new if isinstance(value, dict) else _like(value, new.values())
     if not path:
         return value
     thawed = thaw(value)
     result = f(path, thawed)
     return value if result is thawed else result
+
+
+def _like(value: Any, items: Any) -> Any:
+    """Items in a list or tuple of the same type, NamedTuples included."""
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial
-from types import FunctionType
+from inspect import Signature, signature
 from typing import Any
 
 import jax
@@ -21,10 +21,16 @@ class FrozenList(tuple):
 
 
 class FrozenDict(dict):
-    """A dict that hashes and refuses changes."""
+    """A dict that hashes and refuses changes. The order counts: the parts of a `Sequential` are a program."""
 
     def __hash__(self) -> int:  # type: ignore[override]
-        return hash(frozenset(self.items()))
+        return hash(tuple(self.items()))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, dict) and tuple(self.items()) == tuple(other.items())
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("this dict is a part of an immutable layer; layer.replace(…) gives a changed copy")
@@ -45,14 +51,18 @@ class Partial:
     keywords: FrozenDict = FrozenDict()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.func(*self.args, *args, **{**self.keywords, **kwargs})
+        return self.func(*thaw(self.args), *args, **{**thaw(self.keywords), **kwargs})
+
+    @property
+    def __signature__(self) -> Signature:
+        return signature(partial(self.func, *self.args, **self.keywords))
 
     def __repr__(self) -> str:
         shown = [text(self.func), *map(text, self.args), *(f"{k}={text(v)}" for k, v in self.keywords.items())]
         return f"partial({', '.join(shown)})"
 
 
-def freeze(value: Any, where: str) -> Any:
+def freeze(value: Any, where: str, lists: type = FrozenList) -> Any:
     """The hashable form of a hyperparameter. Arrays are refused: they neither hash nor compare to one truth value."""
     if isinstance(value, jax.Array | np.ndarray):
         raise TypeError(
@@ -61,16 +71,14 @@ def freeze(value: Any, where: str) -> Any:
         )
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, list):
-        return FrozenList(freeze(item, f"{where}[{index}]") for index, item in enumerate(value))
-    if type(value) is tuple:
-        return tuple(freeze(item, f"{where}[{index}]") for index, item in enumerate(value))
+    if isinstance(value, list | FrozenList) or type(value) is tuple:
+        kind = tuple if type(value) is tuple else lists
+        return kind(freeze(item, f"{where}[{index}]", lists) for index, item in enumerate(value))
     if isinstance(value, dict):
-        return FrozenDict({key: freeze(item, f"{where}[{key!r}]") for key, item in value.items()})
+        return FrozenDict({key: freeze(item, f"{where}[{key!r}]", lists) for key, item in value.items()})
     if isinstance(value, partial):
-        return Partial(
-            freeze(value.func, where), freeze(value.args, where), FrozenDict(freeze(dict(value.keywords), where))
-        )
+        keywords = freeze(dict(sorted(value.keywords.items())), where)
+        return Partial(freeze(value.func, where), freeze(value.args, where), keywords)
     try:
         hash(value)
     except TypeError as error:
@@ -78,10 +86,21 @@ def freeze(value: Any, where: str) -> Any:
     return value
 
 
+def typed(value: Any) -> Any:
+    """A frozen value with the types of what is in it, to compare by: 1, 1.0 and True are equal and act differently."""
+    if isinstance(value, FrozenDict):
+        return (FrozenDict, tuple((key, typed(item)) for key, item in value.items()))
+    if isinstance(value, tuple):
+        return (type(value), tuple(map(typed, value)))
+    return (type(value), value)
+
+
 def thaw(value: Any) -> Any:
     """What the user gave, from its frozen form: lists and dicts as lists and dicts."""
     if isinstance(value, FrozenList):
         return [thaw(item) for item in value]
+    if type(value) is tuple:
+        return tuple(thaw(item) for item in value)
     if isinstance(value, FrozenDict):
         return {key: thaw(item) for key, item in value.items()}
     return value
@@ -103,6 +122,8 @@ def text(value: Any) -> str:
 
 def dataclass_text(value: Any) -> str:
     """``Linear(10, bias=False)``: required fields by position, others by name where they differ from the default."""
+    if not is_dataclass(value):
+        return type(value).__name__
     shown = []
     for field in fields(value):
         item = getattr(value, field.name)
@@ -114,23 +135,25 @@ def dataclass_text(value: Any) -> str:
 
 
 def refuse_unpicklable(items: Iterable[tuple[str, Any]], owner: str) -> None:
-    """Say which part of a value is a lambda or a nested function, before pickle fails with less to go by."""
+    """Say which part of a value is a function that cannot be found by its name, before pickle fails less helpfully."""
     for name, value in items:
         for function in _functions(value):
-            if "<" in function.__qualname__:
+            try:
+                pickle.dumps(function)
+            except Exception as error:
                 raise pickle.PicklingError(
-                    f"{owner} cannot be pickled: {name!r} is {function.__qualname__}, and a function is pickled by its "
-                    "name. Define it with def at the top level of a module"
-                )
+                    f"{owner} cannot be pickled: {name!r} is {getattr(function, '__qualname__', function)}, and a "
+                    "function is pickled by its name. Define it with def at the top level of a module"
+                ) from error
 
 
-def _functions(value: Any) -> Iterable[FunctionType]:
-    if isinstance(value, FunctionType):
-        yield value
-    elif isinstance(value, Partial):
+def _functions(value: Any) -> Iterable[Callable[..., Any]]:
+    if isinstance(value, Partial):
         yield from _functions((value.func, value.args, value.keywords))
     elif isinstance(value, tuple | list):
         for item in value:
             yield from _functions(item)
     elif isinstance(value, dict):
         yield from _functions(tuple(value.values()))
+    elif callable(value) and not hasattr(value, "apply"):  # a layer speaks for itself
+        yield value

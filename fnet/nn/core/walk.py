@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fnet.nn.core.param import Spec, Tree, flat_specs, stand_ins
+from fnet.nn.core.param import NoState, Spec, Tree, flat_specs, stand_ins
+from fnet.tree import diff
 
 
 def is_layer(value: Any) -> bool:
@@ -18,20 +19,14 @@ def is_layer(value: Any) -> bool:
 
 def specs_of(layer: Any, inputs: tuple[Any, ...], kwargs: Mapping[str, Any], train: bool) -> Spec:
     """The nested Params of any layer for these inputs, from an abstract walk that takes no memory."""
-    leaves, treedef = jax.tree.flatten((inputs, dict(kwargs)))
-    where = [index for index, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
+    arrays, join = split_arrays((inputs, dict(kwargs)))
     found: Spec = {}
 
-    def walk(
-        key: jax.Array, arrays: list[jax.Array]
-    ) -> None:  # a fresh closure each time: eval_shape caches by function
-        filled = list(leaves)
-        for index, array in zip(where, arrays, strict=True):
-            filled[index] = array
-        inputs, kwargs = jax.tree.unflatten(treedef, filled)
+    def walk(key: jax.Array, arrays: list[Any]) -> None:  # a fresh closure each time: eval_shape caches by function
+        inputs, kwargs = join(arrays)
         found.update(record(layer, inputs, kwargs, key, train)[0])
 
-    jax.eval_shape(walk, jax.eval_shape(lambda: jax.random.key(0)), [abstract(leaves[index]) for index in where])
+    jax.eval_shape(walk, jax.eval_shape(lambda: jax.random.key(0)), abstract(arrays))
     return found
 
 
@@ -58,11 +53,24 @@ def run(
         raise TypeError(
             f"apply of {type(layer).__name__} returned {type(result).__name__}, expected (output, new state)"
         )
+    _check_state(layer, state, result[1])
     return result
 
 
+def _check_state(layer: Any, state: Tree, new: Tree) -> None:
+    if isinstance(state, NoState):
+        if new:
+            raise TypeError(NoState.message(repr(next(iter(new)))))
+    elif changes := diff(abstract(dict(state)), abstract(dict(new))):
+        shown = "; ".join(f"{name!r}: {how}" for name, how in changes.items())
+        raise TypeError(
+            f"{type(layer).__name__} was given one state and returned another kind (given, returned: {shown}). "
+            "The new state has the names, shapes and dtypes of the old; spec declares them with trainable=False"
+        )
+
+
 def _explain_missing(error: KeyError, layer: Any, params: Tree, state: Tree, inputs: Any, kwargs: Any) -> None:
-    if getattr(layer, "parts", None) or getattr(error, "__notes__", None):
+    if hasattr(layer, "record_parts") or getattr(error, "__notes__", None):
         return  # the part that misses something has said so
     for name, param in flat_specs(layer.spec(*abstract(inputs), **abstract(dict(kwargs)))).items():
         given, kind = (params, "params") if param.trainable else (state, "state")
@@ -73,11 +81,30 @@ def _explain_missing(error: KeyError, layer: Any, params: Tree, state: Tree, inp
             )
 
 
+def split_arrays(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """The array leaves of a tree, and the function that puts others in their place; what else is in it stays."""
+    leaves, treedef = jax.tree.flatten(tree)
+    where = [index for index, leaf in enumerate(leaves) if is_array(leaf)]
+
+    def join(arrays: list[Any]) -> Any:
+        filled = list(leaves)
+        for index, array in zip(where, arrays, strict=True):
+            filled[index] = array
+        return jax.tree.unflatten(treedef, filled)
+
+    return [leaves[index] for index in where], join
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf is an array or stands for one: it has a shape and a dtype."""
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
 def abstract(tree: Any) -> Any:
     """Arrays replaced by their ShapeDtypeStructs; whatever else is in the tree stays."""
 
     def one(leaf: Any) -> Any:
-        if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+        if not is_array(leaf):
             return leaf
         extended = jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if extended else jax.dtypes.canonicalize_dtype(leaf.dtype))
