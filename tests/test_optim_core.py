@@ -222,7 +222,8 @@ def test_optimizers_are_values(make):
 
 
 def test_repr_is_the_call_that_makes_it():
-    assert repr(optim.adamw(3e-4)) == "adamw(lr=0.0003, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, amsgrad=False)"
+    expected = "adamw(lr=0.0003, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, amsgrad=False)"
+    assert repr(optim.adamw(3e-4)) == expected
     groups = optim.groups({"*.bias": None, "*": optim.adagrad()})
     for opt in (optim.sgd(0.1, maximize=True), optim.rmsprop(optim.cosine(0.1, 5)), groups):
         assert eval(repr(opt), vars(optim)) == opt

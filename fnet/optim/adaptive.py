@@ -1,4 +1,4 @@
-"""Rules that divide by a root of squared gradients and correct no bias: RMSprop and Adagrad."""
+"""Rules that divide by a root of squared gradients and correct no bias: RMSprop, Adagrad and Adadelta."""
 
 from __future__ import annotations
 
@@ -117,3 +117,45 @@ class adagrad(Rule):
             return p - h.rate * g / (jnp.sqrt(total) + h.eps), {"sum": total}
 
         return now.each(leaf, params, grads, memory, rate=rate)
+
+
+@dataclass(frozen=True, repr=False)
+class adadelta(Rule):
+    """Adadelta (Zeiler 2012, Algorithm 1): steps in the units of the parameters, from the root mean square of the last.
+
+    As torch.optim.Adadelta and optax.adadelta: ε stands inside both roots, ``weight_decay`` is added to the gradient.
+    Each hyperparameter is a float or a schedule step -> value. Slots: "nu" (average of g²) and "delta" (of the squared
+    steps before lr). Raises ValueError for values out of range.
+
+    >>> import jax.numpy as jnp
+    >>> opt = adadelta()
+    >>> params = {"w": jnp.ones(2)}
+    >>> params, opt_state = opt.update({"w": jnp.ones(2)}, opt.init(params), params)
+    >>> round(float(params["w"][0]), 4)
+    0.9968
+    """
+
+    lr: Rate = 1.0
+    rho: Rate = 0.9
+    eps: Rate = 1e-6
+    weight_decay: Rate = 0.0
+
+    decays = ("rho",)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return ("nu", "delta")
+
+    def hyper(self) -> dict[str, Rate | None]:
+        return {"lr": self.lr, "rho": self.rho, "eps": self.eps, "weight_decay": self.weight_decay or None}
+
+    def rule(self, now: Now, params: PyTree, grads: PyTree, memory: State) -> tuple[PyTree, State]:
+        """``Δ_t = g · √(E[Δ²]_{t-1} + ε) / √(E[g²]_t + ε)``, ``p - lr · Δ_t``."""
+
+        def leaf(h: Any, p: Any, g: Any, slots: State) -> tuple[Any, State]:
+            g = l2(h, p, g)
+            nu = h.rho.mix(slots["nu"], g * g)
+            delta = g * jnp.sqrt(slots["delta"] + h.eps) / jnp.sqrt(nu + h.eps)
+            return p - h.lr * delta, {"nu": nu, "delta": h.rho.mix(slots["delta"], delta * delta)}
+
+        return now.each(leaf, params, grads, memory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -23,7 +23,7 @@ class Moments(Rule):
     eps: Rate = 1e-8
     weight_decay: Rate = 0.0
 
-    decays = ("b1", "b2")
+    decays: ClassVar[tuple[str, ...]] = ("b1", "b2")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", rates(self, "betas", self.betas, len(self.decays)))
