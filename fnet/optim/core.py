@@ -38,6 +38,11 @@ class Optimizer:
         """The keys of the state whose values are trees like the parameters."""
         return ()
 
+    @property
+    def skips(self) -> bool:
+        """Whether an update may apply nothing and leave ``step`` where it is; what does so must wrap whole groups."""
+        return False
+
     def init(self, params: PyTree) -> State:
         """The state before the first update."""
         raise NotImplementedError(f"{type(self).__name__} must define init(params)")
@@ -68,7 +73,10 @@ class Optimizer:
         return params
 
     def loss_scale(self, opt_state: State) -> Any:
-        """What to multiply the loss by before it is differentiated; ``update`` takes the gradients of the product."""
+        """What to multiply the loss by before it is differentiated, so that small gradients survive 16 bits.
+
+        `train.make_step` divides the gradients by it again: ``update`` always takes those of the loss itself.
+        """
         return 1.0
 
 
@@ -87,6 +95,10 @@ class Wrapper(Optimizer):
     @property
     def slots(self) -> tuple[str, ...]:
         return self.inner.slots
+
+    @property
+    def skips(self) -> bool:
+        return self.inner.skips
 
     def beside(self, inner_state: State, **own: Any) -> State:
         """The state with this wrapper's keys added; raises ValueError when the inner state has such a key."""

@@ -46,6 +46,11 @@ class Groups(Optimizer):
         for selector, opt in self.rules:
             if not isinstance(opt, Optimizer | None):
                 raise TypeError(f"groups: {selector!r} must have an optimizer, or None to freeze; got {opt!r}")
+            if opt is not None and opt.skips:
+                raise ValueError(
+                    f"groups: all groups share one count of steps, and {opt!r} skips some: wrap it around the groups "
+                    f"instead of around the rule of {selector!r}"
+                )
 
     def __repr__(self) -> str:
         return "groups({" + ", ".join(f"{selector!r}: {opt!r}" for selector, opt in self.rules) + "})"
