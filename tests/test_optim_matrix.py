@@ -367,7 +367,8 @@ def shampoo_step(freq, longest, momentum, beta2, graft, lr=0.05, eps=1e-3, decay
     [(1, 100, 0.0, None, None), (3, 4, 0.9, 0.9, None), (2, 3, 0.9, 0.95, "sgd"), (4, 5, 0.5, None, "diagonal")],
 )
 def test_shampoo_follows_the_paper(x64, freq, longest, momentum, beta2, graft):
-    params, grads = draw(13), gradients(14)
+    shapes = {name: SHAPES[name] for name in ("conv", "wide", "bias", "scale")}
+    params, grads = draw(13, shapes), gradients(14, shapes)
     opt = optim.shampoo(
         0.05, momentum, beta2, eps=1e-3, weight_decay=0.1, graft=graft, precondition_frequency=freq,
         max_precond_dim=longest,
