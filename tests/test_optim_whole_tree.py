@@ -406,30 +406,56 @@ def test_lbfgs_climbs_with_maximize():
     np.testing.assert_allclose(got[-1]["w"], 1.0, atol=0.05)
 
 
+def wavy(cosh, sin, t, stretch, shift):
+    return cosh(stretch * t / 10 - 1.5) + 2 * sin(3 * t + shift) - 0.5 * t
+
+
 @jax.jit
 def searched(first, stretch, shift):
-    """The trial at 0 and the one found on a wavy line, which is turned so that it goes down at 0."""
-
-    def f(t):
-        return jnp.cosh(stretch * t / 10 - 1.5) + 0.3 * jnp.sin(3 * t + shift) - 0.5 * t
-
-    down = jnp.where(jax.grad(f)(0.0) < 0, 1.0, -1.0)
+    """The trial at 0 and the one found on a wavy line, the way down from 0 and its sign."""
+    down = jnp.where(jax.grad(lambda t: wavy(jnp.cosh, jnp.sin, t, stretch, shift))(0.0) < 0, 1.0, -1.0)
 
     def at(t):
-        value, slope = jax.value_and_grad(lambda t: f(t * down))(t)
+        value, slope = jax.value_and_grad(lambda t: wavy(jnp.cosh, jnp.sin, t * down, stretch, shift))(t)
         return Trial(t, value, slope, ())
 
     start = at(jnp.zeros(()))
-    return start, strong_wolfe(at, start, first)
+    return start, strong_wolfe(at, start, first, smallest=1e-9), down
+
+
+def lines():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        yield rng.uniform(0.05, 3.0), rng.uniform(0.1, 20.0), rng.uniform(-2.0, 2.0)
 
 
 def test_line_search_ends_at_a_strong_wolfe_point(x64):
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        first, stretch, shift = rng.uniform(0.05, 3.0), rng.uniform(0.1, 20.0), rng.uniform(-2.0, 2.0)
-        start, end = searched(first, stretch, shift)
+    for line in lines():
+        start, end, _ = searched(*line)
         assert float(end.value) <= float(start.value) + 1e-4 * float(end.t) * float(start.slope)
         assert abs(float(end.slope)) <= 0.9 * abs(float(start.slope)) and float(end.t) > 0
+
+
+def test_line_search_takes_torchs_steps(x64):
+    torch = pytest.importorskip("torch", reason="parity tests need the oracle extra: pip install fnet[oracle]")
+    from torch.optim.lbfgs import _strong_wolfe
+
+    calls = []
+    for first, stretch, shift in lines():
+        start, end, down = searched(first, stretch, shift)
+        way = torch.tensor([float(down)], dtype=torch.float64)
+
+        def objective(x, t, d, stretch=stretch, shift=shift):
+            at = (x + t * d).detach().requires_grad_()
+            value = wavy(torch.cosh, torch.sin, at, stretch, shift).sum()
+            return value.item(), torch.autograd.grad(value, at)[0]
+
+        zero = torch.zeros(1, dtype=torch.float64)
+        value, grad = objective(zero, 0.0, way)
+        *_, t, count = _strong_wolfe(objective, zero, first, way, value, grad, grad.dot(way))
+        np.testing.assert_allclose(float(end.t), float(t), rtol=1e-7)  # a cubic through two close points loses digits
+        calls.append(count)
+    assert max(calls) > 4, "the lines need every part of the search"
 
 
 # SAM
