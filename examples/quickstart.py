@@ -18,15 +18,10 @@ import fnet.functional as F
 from fnet import data, metrics, nn, optim, plot, train
 
 
-def to_float(images: jax.Array) -> jax.Array:
-    """Bytes 0–255 as floats 0–1."""
-    return images / 255
-
-
 def make_model(width: int) -> nn.Sequential:
     """A network of three linear layers."""
     return nn.Sequential(
-        to_float,
+        data.transforms.ToFloat(),
         nn.Flatten(),
         fc1=nn.Linear(width), act1=F.relu, drop1=nn.Dropout(0.2),
         fc2=nn.Linear(width), act2=F.relu, drop2=nn.Dropout(0.2),

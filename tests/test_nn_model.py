@@ -364,3 +364,23 @@ def test_short_call_passes_through_combinators():
 
 
 BUFFER = nn.Param((), init.zeros, trainable=False)
+
+
+def test_what_a_newcomer_types_gets_an_answer():
+    with pytest.raises(TypeError, match=r"Linear\(in, out\) is Linear\(out\) here"):
+        nn.Linear(64, 128)
+    params, _ = make_mlp().init(KEY, X)
+    with pytest.raises(TypeError, match=r"apply takes \(params, state, \*inputs\).*float32\[8, 4\]"):
+        make_mlp().apply(params, X)
+    with pytest.raises(TypeError, match="mlp also needs x: as inputs"):
+        make_mlp()(params)
+    with pytest.raises(TypeError, match="mlp also needs fc2"):
+        nn.Model(mlp, fc1=nn.Linear(3)).init(KEY, X)
+    with pytest.raises(TypeError, match=r'jax\.ShapeDtypeStruct\(\(4, 2\), "float32"\)'):
+        make_mlp().init(KEY, (4, 2))
+    with pytest.raises(TypeError, match="returned None; does it end without a return"):
+        nn.Model(lambda x, fc: None, fc=nn.Linear(2)).init(KEY, X)
+    answers = {"Module": r"nn\.Model\(function", "CrossEntropyLoss": r"F\.cross_entropy", "Linaer": "Linear"}
+    for name, message in answers.items():
+        with pytest.raises(AttributeError, match=message):
+            getattr(nn, name)

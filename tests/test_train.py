@@ -93,7 +93,8 @@ def test_fit_counts_in_all_and_resumes():
     resumed, rest = train.fit(step, part, batches, epochs=3, progress=False)
     assert same_bits(resumed, whole) and list(rest.steps("loss")) == list(range(6, 13))
     np.testing.assert_array_equal(rest["loss"], history["loss"][5:])
-    done, empty = train.fit(step, whole, batches, epochs=3, progress=False)
+    with pytest.warns(UserWarning, match="nothing to do: the run is at step 12"):
+        done, empty = train.fit(step, whole, batches, epochs=3, progress=False)
     assert done is whole and empty.names == []
     assert history["loss"][-4:].mean() < history["loss"][:4].mean()
 
@@ -343,3 +344,29 @@ def test_supervised_names_a_batch_that_it_cannot_take():
     model, loss, step, _, run = setup()
     with pytest.raises(TypeError, match=r"\(x, y\) or \(x, y, mask\), got \{'image': float32\[50, 6\]\}"):
         step(run, {"image": X})
+
+
+def test_a_loss_that_becomes_nan_is_said_once():
+    _, _, step, _, run = setup()
+    bad = data.DataLoader(data.ArrayDataset(X, np.full(50, 7, "int32")), batch_size=25)
+    with pytest.warns(RuntimeWarning, match="the loss of step 1 is NaN; labels out of range") as said:
+        train.fit(step, run, bad, epochs=2, progress=False)
+    assert len(said) == 1
+
+
+def test_mistaken_arguments_are_named():
+    model, loss, step, batches, run = setup()
+    opt = optim.sgd(0.1)
+    for call in (lambda: train.make_step(model, opt), lambda: train.evaluate(model, run, batches)):
+        with pytest.raises(TypeError, match="takes a loss, got a model"):
+            call()
+    for call in (lambda: train.evaluate(loss, run.params, batches), lambda: train.predict(model, run.params, X)):
+        with pytest.raises(TypeError, match="takes the whole run"):
+            call()
+    with pytest.raises(TypeError, match=r"fit takes \(step, run, loader\)"):
+        train.fit(run, step, batches, epochs=1)
+    own = train.supervised(model, F.cross_entropy, metrics={"mine": lambda outputs, y: jnp.float32(0)})
+    padded = data.DataLoader(data.ArrayDataset(X, Y), batch_size=16, last="pad")
+    with pytest.raises(TypeError, match="has a mask, and the metric 'mine' takes none"):
+        train.evaluate(own, run, padded)
+    assert repr(run).startswith("<TrainState: step 0, 163 parameters")

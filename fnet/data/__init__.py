@@ -3,9 +3,11 @@
 - dataset: anything with `__len__` and `__getitem__(i)`; ArrayDataset is the one made of arrays
 - order: a pure function of (epoch, positions) -> indices
 - DataLoader: `batch(step)` is a pure function of (seed, step)
+- transforms: callables on images
 - named sets: digits(), mnist(), fashion_mnist(); each gives (train, test)
 """
 
+from . import transforms
 from .datasets import ArrayDataset, Dataset
 from .download import DownloadError
 from .loader import DataLoader
@@ -26,4 +28,5 @@ __all__ = [
     "fashion_mnist",
     "mnist",
     "read_idx",
+    "transforms",
 ]

@@ -48,7 +48,7 @@ def to_weight_dtype(x: ArrayLike, weight: jax.Array, where: str) -> jax.Array:
     if float_weight and not jnp.issubdtype(x.dtype, jnp.inexact):
         raise TypeError(
             f"{where}: got integer input ({x.dtype}, shape {x.shape}) for a {weight.dtype} weight. "
-            f"Scale it to floats first: x / 255 for image bytes, or the ToFloat transform; ids go through an Embedding."
+            f"Scale it to floats first: x / 255, or data.transforms.ToFloat() for bytes; ids go through an Embedding."
         )
     if jnp.issubdtype(x.dtype, jnp.complexfloating) and not jnp.issubdtype(weight.dtype, jnp.complexfloating):
         raise TypeError(

@@ -15,10 +15,17 @@ __all__ = [
 ]  # fmt: skip
 
 
+PYTORCH = {"Module": "nn.Model(function, **parts)", "ModuleList": "a list of layers", "ModuleDict": "a dict of layers"}
+
+
 def __getattr__(name: str) -> Any:
     from fnet import functional
+    from fnet.selectors import hint
 
+    if name in PYTORCH:
+        raise AttributeError(f"nn.{name} is {PYTORCH[name]} in fnet")
+    plain = name.replace("_", "").lower()
     for function in functional.__all__:
-        if function.replace("_", "").lower() == name.replace("_", "").lower():
+        if function.replace("_", "").lower() in (plain, plain.removesuffix("loss")):
             raise AttributeError(f"nn.{name} is a function in fnet: use F.{function} (import fnet.functional as F)")
-    raise AttributeError(f"module 'fnet.nn' has no attribute {name!r}")
+    raise AttributeError(f"module 'fnet.nn' has no {name!r}; {hint(name, __all__)}")

@@ -246,6 +246,9 @@ def _sum(layer: Layer, inputs: tuple[Any, ...], output: Any) -> Any:
 
 def _carry(layer: Layer, one: Any, x: Any, parts: Any) -> Any:
     """The input in the dtypes that the layers return, those of their weights: a scan cannot change what it carries."""
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves((x, parts[0])) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    if len(dtypes) <= 1:
+        return x
     first = jax.tree.map(lambda leaf: leaf[0], parts)
     output = jax.eval_shape(lambda: one(x, first)[0])
     _check_same(layer, (x,), output)

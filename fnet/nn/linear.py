@@ -36,6 +36,11 @@ class Linear(Layer):
         super().__post_init__()
         if not isinstance(self.out_features, int) or self.out_features < 1:
             raise ValueError(f"Linear needs out_features of at least 1, got {self.out_features!r}")
+        if not isinstance(self.bias, bool):
+            raise TypeError(
+                f"Linear's bias is True or False, got {self.bias!r}; the input's width is read from the data, so "
+                f"PyTorch's Linear(in, out) is Linear(out) here"
+            )
 
     def spec(self, x: Any) -> dict[str, Param]:
         if len(x.shape) < 1:

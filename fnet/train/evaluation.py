@@ -11,7 +11,7 @@ import numpy as np
 
 from fnet import tree
 from fnet.train.state import TrainState
-from fnet.train.step import Loss, checked
+from fnet.train.step import Loss, checked, refuse_model
 
 
 def evaluate(loss: Loss, run: TrainState, batches: Any) -> dict[str, float]:
@@ -30,6 +30,8 @@ def evaluate(loss: Loss, run: TrainState, batches: Any) -> dict[str, float]:
     >>> sorted(train.evaluate(train.supervised(model, F.cross_entropy), run, [(x, y)]))
     ['loss']
     """
+    refuse_model(loss, "evaluate")
+    _check_run(run, "evaluate")
     padded = getattr(batches, "last", None) == "pad"
     total: Any = 0.0
     sums: dict[str, Any] = {}
@@ -62,6 +64,7 @@ def predict(model: Any, run: TrainState, inputs: Any, batch_size: int = 256) -> 
     >>> train.predict(model, train.start(model, optim.sgd(0.1), jax.random.key(0), x), x).shape
     (1000, 3)
     """
+    _check_run(run, "predict")
     shapes = {np.shape(leaf) for leaf in jax.tree.leaves(inputs)}
     if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
         raise ValueError(f"predict needs arrays with the examples on a first axis of one length, got shapes {shapes}")
@@ -81,6 +84,11 @@ def predict(model: Any, run: TrainState, inputs: Any, batch_size: int = 256) -> 
                     f"{name!r} of shape {np.shape(leaf)}; call model.apply(run.params, run.state, inputs) instead"
                 )
     return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:count], *outputs)
+
+
+def _check_run(run: Any, where: str) -> None:
+    if not hasattr(run, "params") or not hasattr(run, "state"):
+        raise TypeError(f"{where} takes the whole run, as train.start gives it, got {type(run).__name__}")
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from typing import Any
@@ -9,6 +11,11 @@ from typing import Any
 from fnet.train.evaluation import scalar
 from fnet.train.history import History
 from fnet.train.state import TrainState
+
+NAN_HINT = (
+    "labels out of range give NaN under jit (the loss called without jit names them), as do too high a learning "
+    "rate and NaN in the data"
+)
 
 
 class Stop(Exception):
@@ -33,7 +40,8 @@ def fit(
     restored goes on exactly where it stopped. After every ``every`` steps (by default each epoch) and at the end,
     ``evaluate(run)`` is measured and each callback is called with the run and the latest metrics; it may return
     another run of the same step to go on with, or raise `Stop`. Metrics are read one step late, so that the device
-    never waits. Returns the run and its `History`; so do `Stop` and Ctrl-C, with what was reached.
+    never waits. A loss that becomes NaN, and a run that has reached the total already, give a warning. Returns the
+    run and its `History`; so do `Stop` and Ctrl-C, with what was reached.
 
     >>> import jax, numpy as np
     >>> from fnet import data, functional as F, nn, optim, train
@@ -46,9 +54,17 @@ def fit(
     >>> int(run.step), bool(history["loss"][-1] < history["loss"][0])
     (20, True)
     """
+    if not callable(step) or not hasattr(run, "step"):
+        raise TypeError(f"fit takes (step, run, loader), got ({type(step).__name__}, {type(run).__name__}, …)")
     per_epoch = _steps_per_epoch(loader)
     total = _total(epochs, steps, per_epoch)
     begin = int(run.step)
+    if begin >= total > 0:
+        warnings.warn(
+            f"fit has nothing to do: the run is at step {begin}, and epochs={epochs}, steps={steps} end at step "
+            f"{total} of the whole run; give a larger total to train on",
+            stacklevel=2,
+        )
     every = per_epoch if every is None else every
     if not isinstance(every, int) or every < 1:
         raise ValueError(f"fit: every is a number of steps, at least 1, got {every!r}")
@@ -66,7 +82,10 @@ def fit(
         if pending is not None:
             at, metrics = pending
             pending = None
-            history.add(at, {name: scalar(name, value) for name, value in metrics.items()})
+            values = {name: scalar(name, value) for name, value in metrics.items()}
+            if math.isnan(values.get("loss", 0.0)) and not math.isnan(history.last().get("loss", 0.0)):
+                warnings.warn(f"the loss of step {at} is NaN; {NAN_HINT}", RuntimeWarning, stacklevel=3)
+            history.add(at, values)
         return history.last()
 
     with _Bar(begin, total, progress) as bar, closing(iter(loader.stream(start=begin))) as batches:

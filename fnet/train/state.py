@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fnet.nn.core.keys import fold_name
+from fnet.tree import count
 
 PyTree = Any
 
@@ -24,6 +25,10 @@ class TrainState(NamedTuple):
     opt_state: PyTree
     key: jax.Array
     step: jax.Array
+
+    def __repr__(self) -> str:
+        at = "" if isinstance(self.step, jax.core.Tracer) else f"step {self.step}, "
+        return f"<TrainState: {at}{count(self.params):,} parameters; fields {', '.join(self._fields)}>"
 
 
 def start(model: Any, opt: Any, key: jax.Array, *inputs: Any, init: Any = None, **kwargs: Any) -> TrainState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from fnet import tree
 from fnet.nn.core.keys import fold_name
 from fnet.nn.core.values import freeze
+from fnet.nn.core.walk import is_layer
 from fnet.train.microbatches import mean_over_slices, widest
 from fnet.train.state import TrainState
 
@@ -46,6 +48,8 @@ def make_step(
 
     if isinstance(microbatches, bool) or not isinstance(microbatches, int) or microbatches < 1:
         raise ValueError(f"make_step: microbatches must be an integer of at least 1, got {microbatches!r}")
+
+    refuse_model(loss, "make_step")
 
     def step(run: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(run.key, run.step)
@@ -118,10 +122,27 @@ class Supervised:
                 "yourself: (params, state, batch, *, key, train) -> (scalar, (state, metrics))"
             )
         x, y, *mask = batch
-        masked = {"mask": mask[0]} if mask else {}
         outputs, state = self.model.apply(params, state, x, key=key, train=train)
-        measured = {name: metric(outputs, y, **masked) for name, metric in self.metrics.items()}
-        return self.loss(outputs, y, **masked), (state, measured)
+        measured = {name: _measure(f"the metric {name!r}", f, outputs, y, *mask) for name, f in self.metrics.items()}
+        return _measure("the loss", self.loss, outputs, y, *mask), (state, measured)
+
+
+def _measure(what: str, function: Callable[..., Any], outputs: Any, y: Any, mask: Any = None) -> Any:
+    if mask is None:
+        return function(outputs, y)
+    taken = inspect.signature(function).parameters
+    if "mask" not in taken and all(p.kind is not p.VAR_KEYWORD for p in taken.values()):
+        raise TypeError(
+            f"the batch has a mask, and {what} takes none: give it a parameter mask=None that leaves out examples "
+            'where the mask is False, or make batches without padding: DataLoader(…, last="keep")'
+        )
+    return function(outputs, y, mask=mask)
+
+
+def refuse_model(loss: Any, where: str) -> None:
+    """Raise TypeError when a model is given where its loss is meant."""
+    if is_layer(loss):
+        raise TypeError(f"{where} takes a loss, got a model; train.supervised(model, F.cross_entropy) makes one of it")
 
 
 def _rest(params: Any, trained: Any) -> Any:

@@ -23,6 +23,9 @@ class Frame:
     """What the bound parts of a model share for the length of one call of its forward; nothing outlives the call."""
 
     def __init__(self, params: Tree, state: Tree, key: Any, train: bool, recording: bool):
+        if not isinstance(params, dict) or not isinstance(state, dict):
+            given = ", ".join(shape_text(tree) if is_array(tree) else type(tree).__name__ for tree in (params, state))
+            raise TypeError(f"apply takes (params, state, *inputs), with dicts for the first two, got ({given}, …)")
         if key is not None and not isinstance(key, Withheld):
             check_key(key, "apply")
         self.params, self.state, self.key, self.train = params, state, key, train

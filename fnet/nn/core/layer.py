@@ -84,6 +84,10 @@ class Layer(ABC):
         ((5, 3), {})
         """
         check_key(key, "init")
+        for given in inputs:
+            if isinstance(given, tuple | list) and given and all(isinstance(size, int) for size in given):
+                example = f'jax.ShapeDtypeStruct({tuple(given)}, "float32")'
+                raise TypeError(f"init takes inputs, or stand-ins for them, not shapes: {example}")
         specs = flat_specs(specs_of(self, inputs, kwargs, train))
         rules = dict(init or {})
         chosen = first_match({name: param for name, param in specs.items() if param.trainable}, rules)

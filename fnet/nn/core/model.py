@@ -107,6 +107,8 @@ class Model(Layer):
         """Walk the forward on stand-ins: ``(the Params of all parts in the order of declaration, the output)``."""
         frame = Frame({}, {}, key, train, recording=True)
         output = self._call(frame, inputs, kwargs)
+        if output is None:
+            raise TypeError(f"the forward {self.title()} returned None; does it end without a return?")
         specs: Spec = {}
         unreached = []
         for path, part in _leaves(self.parts, ()):
@@ -139,6 +141,13 @@ class Model(Layer):
         takes = [name for name in by_position if name not in filled and name not in self._parts]
         if len(inputs) > len(takes) and all(p.kind != p.VAR_POSITIONAL for p in signature.values()):
             raise TypeError(f"{self.title()} takes {len(takes)} input(s) ({', '.join(takes)}), got {len(inputs)}")
+        left = [name for name in takes[len(inputs) :] if name not in kwargs]
+        missing = [name for name in left if signature[name].default is inspect.Parameter.empty]
+        if missing:
+            raise TypeError(
+                f"{self.title()} also needs {', '.join(missing)}: as inputs, model.apply(params, state, x) or "
+                "model(params, x), or as parts of the Model"
+            )
         return self.forward(*inputs, **self._bind(frame), **filled, **kwargs)
 
     def title(self) -> str:
