@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from fnet import functional as F
@@ -121,21 +121,32 @@ def run_torch(torch, rule, config, params, grads):
     return path, {name: structure.unflatten([opt.state[t][name].numpy() for t in tensors]) for name in names}
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-11), ("float32", 2e-6)])
 @pytest.mark.parametrize("rule", TORCH)
-def test_equals_torch_for_any_hyperparameters(rule, dtype, tolerance):
+def test_equals_torch_for_any_hyperparameters(rule, x64):
     name, configs = TORCH[rule]
 
-    @settings(max_examples=3 if dtype == "float64" else 2)
+    @settings(max_examples=4, phases=[Phase.generate])  # shrinking a failure takes minutes
     @given(st.fixed_dictionaries(configs), st.integers(0, 2**31))
     def check(config, seed):
-        params, grads = problem(seed, dtype)
-        with jax.enable_x64(dtype == "float64"), torch_in(dtype) as torch:
+        params, grads = problem(seed)
+        with torch_in("float64") as torch:
             ours, _ = run(getattr(optim, rule)(**config), params, grads, jit=False)
             theirs, _ = run_torch(torch, name, config, params, grads)
-            assert_paths_close(ours, theirs, tolerance)
+            assert_paths_close(ours, theirs, 1e-11)
 
     check()
+
+
+@pytest.mark.parametrize("rule", TORCH)
+def test_equals_torch_in_float32(rule):
+    """With the defaults, since some hyperparameters, such as lr = weight_decay = 1, magnify the last digit."""
+    params, grads = problem(7, "float32")
+    with torch_in("float32") as torch:
+        config = {} if rule == "adadelta" else {"lr": 0.01}
+        config |= {"amsgrad": True} if rule.startswith("adam") and rule != "adamax" else {}
+        ours, _ = run(getattr(optim, rule)(**config), params, grads)
+        theirs, _ = run_torch(torch, TORCH[rule][0], config, params, grads)
+        assert_paths_close(ours, theirs, 2e-6)
 
 
 @pytest.mark.parametrize(
