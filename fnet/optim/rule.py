@@ -47,7 +47,7 @@ class Rule(Optimizer):
 
     def __repr__(self) -> str:
         shown = [f for f in fields(self) if not f.kw_only or getattr(self, f.name) != f.default]
-        shown.sort(key=lambda f: f.kw_only)  # what every rule has comes last
+        shown.sort(key=lambda f: bool(f.kw_only))  # what every rule has comes last
         return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
     def _active(self) -> dict[str, Rate]:
