@@ -28,6 +28,15 @@ def test_the_first_program_prints_what_stands_below_it(tmp_path: Path):
     assert (tmp_path / "run.safetensors").exists()
 
 
-def test_the_other_snippets_parse():
-    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        ast.parse(block)
+def test_the_other_snippets_run():
+    names: dict = {}
+    exec("import jax, fnet\nimport fnet.functional as F\nfrom fnet import init, nn, optim", names)
+    exec('key = jax.random.key(0)\nx = jax.numpy.ones((1, 32))', names)
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1:]:
+        exec(compile(block, "README.md", "exec"), names)
+    y, _ = names["RMSNorm"]().init(names["key"], names["x"])
+    assert y["weight"].shape == (32,) and names["logits"].shape == (1, 10)
+
+
+def test_nothing_is_left_to_fill_in():
+    assert not re.search(r"^[A-Z]{5,}\.?$|: [A-Z]{5,}\.$|TODO|TBD", README, re.MULTILINE)
