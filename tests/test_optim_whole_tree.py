@@ -503,7 +503,7 @@ def test_sam_perturbs_what_is_trained_and_hands_the_sharp_loss_on():
 
     def value_and_grad(p):
         points.append(p["v"])
-        return jax.value_and_grad(lambda live: quadratic({**p, **{"w": live["w"]}}))(opt.trainable(p))
+        return jax.value_and_grad(lambda live: quadratic({**p, "w": live["w"]}))(opt.trainable(p))
 
     value, grads = value_and_grad(params)
     after, _ = opt.update(grads, opt.init(params), params, loss=value, value_and_grad=value_and_grad)
