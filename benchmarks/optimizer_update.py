@@ -1,8 +1,8 @@
 """AdamW's update beside optax and PyTorch (single, foreach, fused): alone, and as the time it adds to a jitted step.
 
 Three trees: 400 leaves of 0.13 M parameters in all, 120 leaves of 7 M, one leaf of 100 M. All contenders take turns in
-one process; medians and their ratio to fnet's are printed. "Added" is a step with gradients of a cheap loss and the update,
-less the same step without the update.
+one process; medians and their ratio to fnet's are printed. "Added" is a step with gradients of a cheap loss and the
+update, less the same step without the update.
 """
 
 from __future__ import annotations
