@@ -13,7 +13,6 @@ import json
 import math
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ def with_adamw(matrix_rule: Callable[[Rate], Any]) -> Callable[[Rate], Any]:
     return lambda lr: optim.groups({is_hidden_matrix: matrix_rule(lr), "*": optim.adamw(lambda step: 0.1 * lr(step))})
 
 
-# name: (usual learning rate, learning rate -> optimizer); None: the rule finds its own, and four starts are not needed
+# name: (usual learning rate, learning rate -> optimizer). Rprop and L-BFGS are not here: they are for full batches.
 RULES: dict[str, tuple[float, Callable[[Rate], Any]]] = {
     "sgd": (0.1, optim.sgd),
     "sgd, momentum": (0.1, lambda lr: optim.sgd(lr, momentum=0.9)),
@@ -59,7 +58,6 @@ RULES: dict[str, tuple[float, Callable[[Rate], Any]]] = {
     "rmsprop": (1e-3, optim.rmsprop),
     "adagrad": (3e-2, optim.adagrad),
     "adadelta": (1.0, optim.adadelta),
-    "rprop": (1e-3, optim.rprop),
     "asgd": (0.1, optim.asgd),
     "lion": (3e-4, optim.lion),
     "sophia": (1e-3, optim.sophia),
@@ -185,19 +183,16 @@ def shakespeare_gpt() -> Problem:
 
 
 def trial(problem: Problem, make: Callable[[Rate], Any], rate: float, steps: int, seed: int, step: Any) -> dict:
-    """Train once; the run with the parameters to evaluate, its validation result and the seconds a step took."""
+    """Train once; the run with the parameters to evaluate, and its validation result."""
     batches = problem.batches(seed)
     first = next(batches)
     opt = make(lambda count: jnp.float32(0))
     run = train.start(problem.model, opt, jax.random.key(seed), first[0])
-    run, _ = jax.block_until_ready(step(run, first, jnp.float32(rate)))  # compiled before the clock runs
-    begin = time.perf_counter()
+    run, _ = step(run, first, jnp.float32(rate))
     for _ in range(steps - 1):
-        run, metrics = step(run, next(batches), jnp.float32(rate))
-    jax.block_until_ready(run)
-    seconds = (time.perf_counter() - begin) / (steps - 1)
+        run, _ = step(run, next(batches), jnp.float32(rate))
     run = run._replace(params=opt.eval_params(run.opt_state, run.params))
-    return {"rate": rate, "seconds": seconds, "validation": problem.score(run, "validation"), "run": run}
+    return {"rate": rate, "validation": problem.score(run, "validation"), "run": run}
 
 
 def make_step(problem: Problem, make: Callable[[Rate], Any], steps: int) -> Any:
@@ -227,7 +222,6 @@ def compare(problem: Problem, name: str, steps: int) -> dict:
         "edge": best["rate"] in (usual * FACTORS[0], usual * FACTORS[-1]),
         "test": statistics.mean(tests),
         "spread": max(tests) - min(tests),
-        "ms": 1e3 * statistics.median(t["seconds"] for t in [*trials, *again]),
     }
 
 
@@ -242,7 +236,8 @@ def write(results: list[dict], folder: Path) -> None:
         f"Made by `python benchmarks/compare_rules.py` with jax {jax.__version__} on {os.cpu_count()} CPU cores. "
         f"{first['steps']} steps each; how rates were chosen stands at the top of that file. A rate with an asterisk "
         "is at the edge of the four that were tried, so a wider search might do better. The spread is that of three "
-        "seeds; differences below it mean nothing. So short a race says who starts well, not who ends best.",
+        "seeds; differences below it mean nothing. Rprop and L-BFGS, which are for full batches, take no "
+        "part. So short a race says who starts well, not who ends best.",
         "",
     ]
     problems = list(dict.fromkeys(r["problem"] for r in results))
@@ -251,12 +246,12 @@ def write(results: list[dict], folder: Path) -> None:
         accuracy = "CNN" in problem
         rows = sorted((r for r in results if r["problem"] == problem), key=lambda r: r["test"], reverse=accuracy)
         unit = "test accuracy" if accuracy else "test loss (nats a letter)"
-        lines += [f"## {problem}", "", f"| rule | {unit} | spread | rate | ms a step |", "|---|---|---|---|---|"]
+        lines += [f"## {problem}", "", f"| rule | {unit} | spread | rate |", "|---|---|---|---|"]
         for r in rows:
             value = f"{r['test']:.2%}" if accuracy else f"{r['test']:.3f}"
             spread = f"{r['spread']:.2%}" if accuracy else f"{r['spread']:.3f}"
             rate = f"{r['rate']:.2g}{'*' if r['edge'] else ''}"
-            lines.append(f"| {r['rule']} | {value} | {spread} | {rate} | {r['ms']:.1f} |")
+            lines.append(f"| {r['rule']} | {value} | {spread} | {rate} |")
         lines.append("")
         names, values = [r["rule"] for r in rows][::-1], [r["test"] for r in rows][::-1]
         axes.errorbar(values, names, xerr=[r["spread"] / 2 for r in rows][::-1], fmt="o", markersize=4)
