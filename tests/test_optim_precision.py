@@ -210,3 +210,22 @@ def test_memory_reports_every_key_and_works_on_shapes():
     assert report == {"step": 4, "hyper": 20, "mu": 4 * elements, "nu": 4 * elements, "skipped": 4,
                       "total": 28 + 8 * elements}  # fmt: skip
     assert optim.memory(jax.eval_shape(opt.init, PARAMS)) == report
+
+
+@pytest.mark.parametrize("wrap", [optim.skip_nonfinite, optim.dynamic_loss_scale])
+@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("inner", [optim.sgd(0.1), optim.lion(0.1), optim.adaptive_clip(optim.adam(0.1))], ids=repr)
+def test_gradients_that_are_not_finite_where_sam_looks_are_skipped_too(wrap, jitted, inner):
+    opt, params = wrap(optim.sam(inner, rho=0.5)), {"w": jnp.array([0.1]), "n": jnp.arange(2)}
+    value_and_grad = jax.value_and_grad(lambda p: -jnp.sum(jnp.sqrt(p["w"])), allow_int=True)
+
+    def update(params, state):
+        loss, grads = value_and_grad(params)
+        return opt.update(grads, state, params, loss=loss, value_and_grad=value_and_grad)
+
+    update, state = jax.jit(update) if jitted else update, opt.init(params)
+    after, skipped = update(params, state)  # SAM looks at -0.4, where the root is NaN
+    assert same(after, params) and int(skipped["step"]) == 0
+    assert not np.any(skipped["skipped"] != 1 if "skipped" in state else skipped["loss_scale"] != 2.0**15)
+    after, state = update({**params, "w": jnp.array([4.0])}, skipped)
+    assert float(after["w"][0]) > 4.0 and int(state["step"]) == 1

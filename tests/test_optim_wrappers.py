@@ -144,12 +144,10 @@ def test_inside_groups(wrap, request):
 
 @every_wrapper
 def test_compose(wrap):
-    if wrap is WRAPPERS["skip_nonfinite"]:
+    if (skip := optim.skip_nonfinite) is wrap:
         return
-    if wrap is WRAPPERS["dynamic_loss_scale"]:
-        opt = wrap(optim.clip_by_global_norm(optim.skip_nonfinite(optim.adamw(0.05)), 1.0))
-    else:
-        opt = optim.skip_nonfinite(optim.clip_by_global_norm(wrap(optim.adamw(0.05)), 1.0))
+    outer, inner = (wrap, skip) if wrap is WRAPPERS["dynamic_loss_scale"] else (skip, wrap)
+    opt = outer(optim.clip_by_global_norm(inner(optim.adamw(0.05)), 1.0))
     params, state = opt.update(GRADS, opt.init(PARAMS), PARAMS, loss=1.0, key=KEY)
     assert int(state["skipped"]) == 0 and float(opt.loss_scale(state)) in (1.0, 8.0)
     assert same(opt.eval_params(state, params), params)
@@ -393,6 +391,7 @@ def test_a_scaled_float16_run_keeps_what_would_vanish():
         (lambda o: optim.reduce_on_plateau(optim.sgd(optim.cosine(0.1, 5))).init(PARAMS), ValueError, "a schedule"),
         (lambda o: optim.skip_nonfinite(optim.ema(optim.dynamic_loss_scale(o))), ValueError, "the scale could never"),
         (lambda o: optim.clip_by_value(optim.dynamic_loss_scale(o), 1.0), ValueError, "clip inside"),
+        (lambda o: optim.lookahead(optim.schedule_free_sgd()), ValueError, "lookahead moves the parameters"),
         (lambda o: optim.skip_nonfinite(0.1), TypeError, "skip_nonfinite wraps an optimizer"),
     ],
 )

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fnet.optim.core import State, Wrapper
+from fnet.optim.core import State, Wrapper, contains
 from fnet.optim.hyper import Rate, check
 from fnet.optim.leaves import PyTree, fill
+from fnet.optim.schedule_free import ScheduleFree
 from fnet.optim.vectors import copies, like, pick, widened
 
 
@@ -157,7 +158,8 @@ class lookahead(_Averager):
     After every ``k`` updates the slow weights go the share ``alpha`` of the way to the parameters, which are then set
     to them. ``opt.eval_params(opt_state, params)`` is the slow weights. The inner optimizer keeps its state.
 
-    Slot: "slow". Raises ValueError for values out of range, and where two would lie in one state.
+    Slot: "slow". Raises ValueError for values out of range, where two would lie in one state, and around a
+    schedule-free rule, whose average would be wrong.
 
     >>> import jax.numpy as jnp
     >>> from fnet import optim
@@ -181,6 +183,11 @@ class lookahead(_Averager):
         _whole("lookahead", "k", self.k, 1)
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, int | float) or not 0 < self.alpha <= 1:
             raise ValueError(f"lookahead: alpha must be a number above 0 and at most 1, got {self.alpha!r}")
+        if contains(self.inner, ScheduleFree):
+            raise ValueError(
+                "lookahead moves the parameters, from which a schedule-free rule recovers its average: use one or the "
+                "other; both average the iterates"
+            )
 
     def init(self, params: PyTree) -> State:
         return self.beside(self.inner.init(params), slow=copies(self.trainable(params)))

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fnet.optim.core import State, Wrapper
+from fnet.optim.conditional import dynamic_loss_scale
+from fnet.optim.core import State, Wrapper, contains
 from fnet.optim.leaves import PyTree, align, wide
 from fnet.selectors import Selector, match
 from fnet.tree import map_named, named
@@ -61,7 +62,7 @@ class clip_by_global_norm(Wrapper):
 class clip_by_value(Wrapper):
     """Limit each element of the gradients to ``[-max_value, max_value]``, as torch.nn.utils.clip_grad_value_.
 
-    Raises ValueError unless ``max_value > 0``.
+    Raises ValueError unless ``max_value > 0``, and around `dynamic_loss_scale`, from which it would hide overflows.
 
     >>> import jax.numpy as jnp
     >>> from fnet import optim
@@ -76,6 +77,11 @@ class clip_by_value(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_positive(self, "max_value", self.max_value)
+        if contains(self.inner, dynamic_loss_scale):
+            raise ValueError(
+                "clip_by_value around dynamic_loss_scale would make an overflow a finite gradient, which is applied "
+                "and never lowers the scale; clip inside: dynamic_loss_scale(clip_by_value(opt, …))"
+            )
 
     def update(self, grads: PyTree, opt_state: State, params: PyTree, **more: Any) -> tuple[PyTree, State]:
         grads = align(grads, self.trainable(params), params)

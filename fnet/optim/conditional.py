@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fnet.optim.core import State, Wrapper
+from fnet.optim.core import State, Wrapper, contains
 from fnet.optim.leaves import PyTree, align, fill, full, is_hole
+from fnet.optim.vectors import pick
 from fnet.tree import HOLE
 
 
@@ -34,13 +35,52 @@ class Skipping(Wrapper):
 
         def run() -> tuple[PyTree, State]:
             new, state = self.inner.update(grads, inner_state, params, **more)
-            return jax.tree.map(lambda p, n: HOLE if is_hole(p) else n, live, new, is_leaf=is_hole), state
+            return with_holes(live, new), state
 
         def keep() -> tuple[PyTree, State]:
-            return jax.tree.map(lambda p: jnp.asarray(p, jnp.result_type(p)), live), inner_state
+            return strongly(live), inner_state
 
         new, state = branch(condition, run, keep)
         return fill(new, params), state
+
+    def update_if_finite(
+        self, grads: PyTree, inner_state: State, params: PyTree, *, value_and_grad: Any = None, **more: Any
+    ) -> tuple[PyTree, State, Any]:
+        """The inner update where all gradients are finite, else as it was; and whether it was applied.
+
+        A rule that takes gradients at other parameters (SAM) is seen by its results: new parameters and slots.
+        """
+        elsewhere = []
+
+        def watched(point: PyTree, /) -> tuple[Any, PyTree]:
+            elsewhere.append(True)
+            return value_and_grad(point)
+
+        def run() -> tuple[PyTree, State, Any]:
+            see = None if value_and_grad is None else watched
+            new, state = self.inner.update(grads, inner_state, params, value_and_grad=see, **more)
+            new = with_holes(live, new)
+            if not elsewhere:
+                return new, state, jnp.asarray(True)
+            good = all_finite((new, {name: state[name] for name in self.inner.slots}))
+            return pick(good, new, live), pick(good, state, inner_state), good
+
+        def keep() -> tuple[PyTree, State, Any]:
+            return strongly(live), inner_state, jnp.asarray(False)
+
+        live = self.inner.trainable(params)
+        new, state, applied = branch(all_finite(grads), run, keep)
+        return fill(new, params), state, applied
+
+
+def with_holes(live: PyTree, new: PyTree) -> PyTree:
+    """``new`` with the holes of ``live``."""
+    return jax.tree.map(lambda p, n: HOLE if is_hole(p) else n, live, new, is_leaf=is_hole)
+
+
+def strongly(live: PyTree) -> PyTree:
+    """The leaves as arrays of their dtypes, which a Python number has too."""
+    return jax.tree.map(lambda p: jnp.asarray(p, jnp.result_type(p)), live)
 
 
 def branch(condition: Any, run: Callable[[], Any], keep: Callable[[], Any]) -> Any:
@@ -141,7 +181,7 @@ class skip_nonfinite(Skipping):
 
     A skipped call does not count as a step. ``opt_state["skipped"]`` is how many there were, int32: look at it, since a
     run that skips every update stands still. Wrap groups in it, not one group: a gradient that is not finite
-    anywhere stops the whole update.
+    anywhere stops the whole update. Raises ValueError around `dynamic_loss_scale`, which must see each overflow.
 
     >>> import jax.numpy as jnp
     >>> from fnet import optim
@@ -154,14 +194,22 @@ class skip_nonfinite(Skipping):
 
     keys = ("skipped",)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if contains(self.inner, dynamic_loss_scale):
+            raise ValueError(
+                "skip_nonfinite around dynamic_loss_scale would keep every overflow from it, so the scale could never "
+                "fall and no update would be applied again; dynamic_loss_scale skips by itself: leave skip_nonfinite "
+                "out, or put it inside"
+            )
+
     def init(self, params: PyTree) -> State:
         return self.beside(self.inner.init(params), skipped=jnp.asarray(0, jnp.int32))
 
     def update(self, grads: PyTree, opt_state: State, params: PyTree, **more: Any) -> tuple[PyTree, State]:
         inner, own = self.apart(opt_state)
         grads = align(grads, self.trainable(params), params)
-        finite = all_finite(grads)
-        params, inner = self.update_if(finite, grads, inner, params, **more)
+        params, inner, finite = self.update_if_finite(grads, inner, params, **more)
         return params, self.beside(inner, skipped=own["skipped"] + jnp.where(finite, 0, 1).astype(jnp.int32))
 
 
@@ -213,13 +261,10 @@ class dynamic_loss_scale(Skipping):
     def update(self, grads: PyTree, opt_state: State, params: PyTree, **more: Any) -> tuple[PyTree, State]:
         inner, own = self.apart(opt_state)
         grads = align(grads, self.trainable(params), params)
-        finite = all_finite(grads)
-        params, inner = self.update_if(finite, grads, inner, params, **more)
+        params, inner, finite = self.update_if_finite(grads, inner, params, **more)
         scale, good = own["loss_scale"], own["loss_scale_good"] + 1
         grown = jnp.minimum(scale * self.growth, jnp.finfo(scale.dtype).max)
         shrunk = jnp.maximum(scale * self.backoff, jnp.finfo(scale.dtype).tiny)  # 0 could never grow again
         full_turn = good == self.interval
         scale = jnp.where(finite, jnp.where(full_turn, grown, scale), shrunk)
         return params, self.beside(inner, loss_scale=scale, loss_scale_good=jnp.where(finite & ~full_turn, good, 0))
-
-

@@ -80,6 +80,12 @@ class Optimizer:
         return 1.0
 
 
+def contains(opt: Optimizer, kind: type[Optimizer]) -> bool:
+    """Whether an optimizer is, wraps or, in one of its groups, has one of this kind."""
+    parts = [opt.inner] if isinstance(opt, Wrapper) else [part for _, part in getattr(opt, "rules", ())]
+    return isinstance(opt, kind) or any(part is not None and contains(part, kind) for part in parts)
+
+
 @dataclass(frozen=True)
 class Wrapper(Optimizer):
     """An optimizer around another. What it remembers lies beside the inner state's keys, never around them."""

@@ -121,14 +121,22 @@ def _path(group: int | str | None) -> list[str]:
 
 
 def _of_group(hyper: Mapping[str, Any], group: int | str | None) -> Mapping[str, Any]:
+    above: tuple[str, ...] = ()
     for part in _path(group):
         if not isinstance(hyper.get(part), Mapping):
-            has = ", ".join(name for name, value in hyper.items() if isinstance(value, Mapping))
-            raise KeyError(f"no group {group!r} in this optimizer state; it has {has or 'no groups'}")
-        hyper = hyper[part]
-    if any(isinstance(value, Mapping) for value in hyper.values()):
-        raise KeyError(f"this optimizer state has groups: say which with group=, one of {', '.join(hyper)}")
+            has = _choices(hyper, above)
+            fix = f"give {has}" if has else "it has no groups"
+            raise KeyError(f"no group {group!r} in this optimizer state; {fix}")
+        hyper, above = hyper[part], (*above, part)
+    if has := _choices(hyper, above):
+        raise KeyError(f"this optimizer state has groups: say which with {has}")
     return hyper
+
+
+def _choices(hyper: Mapping[str, Any], above: tuple[str, ...]) -> str:
+    """What ``group`` may be here, as arguments: a bare number would read as a count."""
+    groups = (".".join((*above, name)) for name, value in hyper.items() if isinstance(value, Mapping))
+    return " or ".join(f"group={name!r}" if above else f"group={name}" for name in groups)
 
 
 def _scheduled_names(scheduled: Mapping[str, Any], group: int | str | None) -> Mapping[str, Any]:

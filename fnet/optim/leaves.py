@@ -22,8 +22,8 @@ def is_hole(node: Any) -> bool:
 def inexact(params: PyTree) -> PyTree:
     """The floating-point leaves of a tree, with holes at integers, booleans and keys.
 
-    Raises TypeError for a complex leaf: the conjugate that JAX leaves in its gradient, and what a second moment
-    would mean, differ between libraries, so nothing is guessed.
+    Raises TypeError for a leaf that is no array, such as a model, and for a complex one: the conjugate that JAX leaves
+    in its gradient, and what a second moment would mean, differ between libraries, so nothing is guessed.
 
     >>> import jax.numpy as jnp
     >>> inexact({"count": 3, "weight": 1.5})
@@ -32,6 +32,12 @@ def inexact(params: PyTree) -> PyTree:
 
     def one(name: str, leaf: Any) -> Any:
         dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+        if getattr(dtype, "kind", "") == "O":
+            where = f"the parameter {name!r} is" if name else "this is"
+            raise TypeError(
+                f"an optimizer works on a tree of arrays, and {where} {type(leaf).__name__}; a model holds no "
+                f"parameters: take them from params, state = model.init(key, x)"
+            )
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(
                 f"the parameter {name!r} is complex ({dtype}) and update rules are defined here for real ones: keep "
