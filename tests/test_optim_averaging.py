@@ -229,3 +229,8 @@ def test_trains_and_evaluates_inside_the_training_step(wrap):
     shipped = opt.eval_params(run.opt_state, run.params)
     assert float(loss(shipped, run.state, (x, y))[0]) < 0.35 * first
     assert float(optim.global_norm(jax.tree.map(jnp.subtract, shipped, run.params))) > 0
+
+
+def test_lookahead_refuses_a_rule_that_recovers_its_average_from_the_parameters():
+    with pytest.raises(ValueError, match="lookahead moves the parameters"):
+        optim.lookahead(optim.groups({"*": optim.schedule_free_sgd()}))

@@ -391,7 +391,6 @@ def test_a_scaled_float16_run_keeps_what_would_vanish():
         (lambda o: optim.reduce_on_plateau(optim.sgd(optim.cosine(0.1, 5))).init(PARAMS), ValueError, "a schedule"),
         (lambda o: optim.skip_nonfinite(optim.ema(optim.dynamic_loss_scale(o))), ValueError, "the scale could never"),
         (lambda o: optim.clip_by_value(optim.dynamic_loss_scale(o), 1.0), ValueError, "clip inside"),
-        (lambda o: optim.lookahead(optim.schedule_free_sgd()), ValueError, "lookahead moves the parameters"),
         (lambda o: optim.skip_nonfinite(0.1), TypeError, "skip_nonfinite wraps an optimizer"),
     ],
 )
