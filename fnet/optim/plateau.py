@@ -20,8 +20,9 @@ class reduce_on_plateau(Wrapper):
 
     As torch's ReduceLROnPlateau: an improvement passes the best value by ``threshold`` ("rel": of itself, "abs": as it
     is); for ``cooldown`` looks after a reduction nothing counts against it; the rate stays above ``min_lr``, and a
-    reduction of at most ``eps`` is not made. A look is at the mean of the losses of ``interval`` updates, so the number
-    of updates in an epoch gives torch's usual use. With ``interval=None`` updates look at nothing: give it a loss,
+    reduction of at most ``eps`` is not made. A look is at the mean of the losses of ``interval`` calls of `update`,
+    whether they are applied or not, so the number of batches in an epoch gives torch's usual use; a NaN among them
+    makes a bad look, as in torch. With ``interval=None`` updates look at nothing: give it a loss,
     that of the validation for instance, with ``opt_state = opt.observe(opt_state, value)``.
 
     It changes ``hyper.lr`` in the state, of every group, where it can be read and set; the reduced rate counts from the
