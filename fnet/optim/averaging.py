@@ -64,8 +64,8 @@ class ema(_Averager):
     ``debias=True`` takes out the extra weight that this gives them, as Adam does (Kingma & Ba 2015, section 3), by
     which early averages forget the beginning. ``decay`` is a number in [0, 1) or a schedule of the updates before this
     one; calls that apply no update leave the average alone. Around a rule with points of its own for evaluation,
-    such as `lookahead`, the average is over those. To average float32 masters, not the parameters rounded from them, put
-    it inside: ``master_weights(ema(opt))``. BatchNorm's statistics are not averaged.
+    such as `lookahead`, the average is over those. To average float32 masters, not the parameters rounded from them,
+    put it inside: ``master_weights(ema(opt))``. BatchNorm's statistics are not averaged.
 
     Slot: "ema". Raises ValueError for a decay out of range, and where two would lie in one state.
 
@@ -157,8 +157,8 @@ class lookahead(_Averager):
     """Lookahead: ``k`` steps forward, one step back (Zhang et al. 2019, Algorithm 1).
 
     After every ``k`` updates the slow weights go the share ``alpha`` of the way to the parameters, which are then set
-    to them. ``opt.eval_params(opt_state, params)`` is the slow weights, whatever the inner optimizer would evaluate (``ema(lookahead(opt))`` averages them). The inner
-    optimizer keeps its state.
+    to them. ``opt.eval_params(opt_state, params)`` is the slow weights, whatever the inner optimizer would evaluate
+    (``ema(lookahead(opt))`` averages them). The inner optimizer keeps its state.
 
     Slot: "slow". Raises ValueError for values out of range, where two would lie in one state, and around a
     schedule-free rule, whose average would be wrong.
