@@ -8,6 +8,7 @@ update, less the same step without the update.
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -73,7 +74,8 @@ def torch_contenders(arrays: dict[str, np.ndarray]) -> dict[str, tuple[Callable[
 
 
 def milliseconds(call: Callable[[], Any]) -> float:
-    """One call, to its end."""
+    """One call, to its end, after one that is not timed: PyTorch's threads spin on for a while and get in the way."""
+    jax.block_until_ready(call())
     begin = time.perf_counter()
     jax.block_until_ready(call())
     return 1e3 * (time.perf_counter() - begin)
@@ -91,8 +93,8 @@ def main() -> None:
         rounds = max(5, args.rounds // (10 if kind.startswith("one") else 1))
         times: dict[tuple[str, int], list[float]] = {(name, part): [] for name in contenders for part in (0, 1)}
         for number in range(rounds + 2):
-            for name, calls in contenders.items():
-                for part, call in enumerate(calls):
+            for name in random.sample(list(contenders), len(contenders)):
+                for part, call in enumerate(contenders[name]):
                     taken = milliseconds(call)
                     if number >= 2:
                         times[name, part].append(taken)
