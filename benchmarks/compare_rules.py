@@ -230,6 +230,9 @@ def write(results: list[dict], folder: Path) -> None:
     from matplotlib.figure import Figure
 
     first = results[0]
+    raced = {(r["problem"], r["rule"]) for r in results}
+    absent = [f"{rule} on {p}" for p in {p for p, _ in raced} for rule in RULES if (p, rule) not in raced]
+    missing = f" Not run: {', '.join(absent)}." if absent else ""
     lines = [
         "# The update rules compared",
         "",
@@ -237,7 +240,7 @@ def write(results: list[dict], folder: Path) -> None:
         f"{first['steps']} steps each; how rates were chosen stands at the top of that file. A rate with an asterisk "
         "is at the edge of the four that were tried, so a wider search might do better. The spread is that of three "
         "seeds; differences below it mean nothing. Rprop and L-BFGS, which are for full batches, take no "
-        "part. So short a race says who starts well, not who ends best.",
+        "part. So short a race says who starts well, not who ends best." + missing,
         "",
     ]
     problems = list(dict.fromkeys(r["problem"] for r in results))
