@@ -22,8 +22,8 @@ from fnet.compare import difference
 from fnet.selectors import Selector, first_match, hint, match, optional
 
 __all__ = [
-    "HOLE", "Hole", "assign", "cast", "count", "diff", "escape", "get", "map_named", "merge", "named", "names",
-    "nbytes", "optional", "overlay", "path_name", "select", "split", "unescape",
+    "HOLE", "Hole", "assign", "cast", "count", "diff", "escape", "get", "is_hole", "map_named", "merge", "named",
+    "names", "nbytes", "optional", "overlay", "path_name", "select", "split", "unescape",
 ]  # fmt: skip
 
 PyTree: TypeAlias = Any
@@ -225,16 +225,21 @@ def merge(*trees: PyTree) -> PyTree:
 
     if not trees:
         raise TypeError("merge takes the trees that split gave, got none")
-    with_holes: list[Any] = [jax.tree.structure(tree, is_leaf=_is_hole) for tree in trees]
+    with_holes: list[Any] = [jax.tree.structure(tree, is_leaf=is_hole) for tree in trees]
     for other in with_holes[1:]:
         if other != with_holes[0]:
             here, there = (set(names(jax.tree.unflatten(t, [0] * t.num_leaves))) for t in (with_holes[0], other))
             lone = ", ".join(map(repr, sorted(here ^ there)[:5])) or "the same names, in other containers"
             raise ValueError(f"merge: the trees have different structures; not in both: {lone}")
-    return jax.tree_util.tree_map_with_path(one, *trees, is_leaf=_is_hole)
+    return jax.tree_util.tree_map_with_path(one, *trees, is_leaf=is_hole)
 
 
-def _is_hole(node: Any) -> bool:
+def is_hole(node: Any) -> bool:
+    """Whether this node stands for a leaf that is absent.
+
+    >>> is_hole(HOLE), is_hole(None)
+    (True, False)
+    """
     return isinstance(node, Hole)
 
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from fnet.optim.core import State, Wrapper, contains
-from fnet.optim.leaves import PyTree, align, fill, full, is_hole
+from fnet.optim.leaves import PyTree, align, fill, full
 from fnet.optim.vectors import pick
-from fnet.tree import HOLE
+from fnet.tree import HOLE, is_hole
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnet.optim.core import State, Wrapper
-from fnet.optim.leaves import PyTree, is_hole
+from fnet.optim.leaves import PyTree
 from fnet.optim.precision import chosen_slots, slots_of_rule
-from fnet.tree import HOLE
+from fnet.tree import HOLE, is_hole
 
 AVERAGES = ("mu", "nu", "nu_max", "momentum")  # slots of update rules that bear 8 bits
 

@@ -9,14 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnet.selectors import hint
-from fnet.tree import HOLE, Hole, map_named, named, names
+from fnet.tree import HOLE, is_hole, map_named, named, names
 
 PyTree: TypeAlias = Any
-
-
-def is_hole(node: Any) -> bool:
-    """Whether this node stands for a leaf that is absent."""
-    return isinstance(node, Hole)
 
 
 def inexact(params: PyTree) -> PyTree:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from fnet.optim.core import Optimizer, State, ValueAndGrad, Wrapper
-from fnet.optim.leaves import PyTree, fill, is_hole, wide
-from fnet.tree import HOLE, map_named
+from fnet.optim.leaves import PyTree, fill, wide
+from fnet.tree import HOLE, is_hole, map_named
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 
 from fnet.optim.core import Optimizer, State, ValueAndGrad
 from fnet.optim.hyper import Rate, check, decay_of, strong
-from fnet.optim.leaves import PyTree, align, fill, full, is_hole, wide
-from fnet.tree import HOLE, path_name
+from fnet.optim.leaves import PyTree, align, fill, full, wide
+from fnet.tree import HOLE, is_hole, path_name
 
 
 @dataclass(frozen=True, repr=False)

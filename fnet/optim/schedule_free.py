@@ -10,11 +10,11 @@ import jax.numpy as jnp
 
 from fnet.optim.core import State
 from fnet.optim.hyper import Rate, strong
-from fnet.optim.leaves import PyTree, fill, full, is_hole, wide
+from fnet.optim.leaves import PyTree, fill, full, wide
 from fnet.optim.moments import rates
 from fnet.optim.rule import Now, Rule, l2
 from fnet.optim.vectors import copies
-from fnet.tree import HOLE
+from fnet.tree import HOLE, is_hole
 
 
 @dataclass(frozen=True, repr=False)
