@@ -3,6 +3,18 @@
 from typing import Any
 
 from fnet.nn.combinators import Ensemble, Remat, Residual, Stack, restack, unstack
+from fnet.nn.conv import (
+    Conv,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    Fold,
+    Unfold,
+)
 from fnet.nn.core import Layer, Model, Param, TransformError
 from fnet.nn.dropout import Dropout
 from fnet.nn.linear import Embedding, Linear
@@ -10,8 +22,9 @@ from fnet.nn.sequential import Sequential
 from fnet.nn.shape import Flatten, Reshape
 
 __all__ = [
-    "Dropout", "Embedding", "Ensemble", "Flatten", "Layer", "Linear", "Model", "Param", "Remat", "Reshape", "Residual",
-    "Sequential", "Stack", "TransformError", "restack", "unstack",
+    "Conv", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
+    "Dropout", "Embedding", "Ensemble", "Flatten", "Fold", "Layer", "Linear", "Model", "Param", "Remat", "Reshape",
+    "Residual", "Sequential", "Stack", "TransformError", "Unfold", "restack", "unstack",
 ]  # fmt: skip
 
 
