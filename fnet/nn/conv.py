@@ -47,7 +47,7 @@ class Conv(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self, "padding")
+        _check(self)
 
     def spec(self, x: Any) -> dict[str, Param]:
         shape = _weight_shape(self, x)
@@ -132,7 +132,7 @@ class ConvTranspose(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self, "output_padding")
+        _check(self)
 
     def spec(self, x: Any) -> dict[str, Param]:
         shape = _weight_shape(self, x)
@@ -228,7 +228,7 @@ class Fold(Layer):
         return F.fold(x, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride), state
 
 
-def _check(layer: Conv | ConvTranspose, after_stride: str) -> None:
+def _check(layer: Conv | ConvTranspose) -> None:
     name = type(layer).__name__
     if not isinstance(layer.out_channels, int) or layer.out_channels < 1:
         raise ValueError(f"{name} needs out_channels of at least 1, got {layer.out_channels!r}")
