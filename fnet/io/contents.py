@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from fnet import tree
 from fnet.io.leaves import Leaf, abstract
 from fnet.io.rebuild import leaves
-from fnet.io.safetensors import HEADER_CHECKSUM, METADATA, FileError, Header, Tensor, parse_json, read_header
+from fnet.io.safetensors import HEADER_CHECKSUM, METADATA, FileError, Header, Misfit, Tensor, parse_json, read_header
 from fnet.io.structure import MAX_DEPTH
 from fnet.io.writing import CHECKSUMS
 
@@ -62,7 +62,7 @@ def _own(header: Header, path: str, verify: bool) -> Contents:
     if missing:
         raise FileError(f"{path}: the header lacks {', '.join(missing)}: the file is damaged")
     if metadata[VERSION] != str(FORMAT_VERSION):
-        raise FileError(
+        raise Misfit(
             f"{path}: written in version {metadata[VERSION][:20]!r} of the format; this fnet reads {FORMAT_VERSION}: "
             "a newer fnet may read it"
         )

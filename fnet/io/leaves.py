@@ -147,7 +147,10 @@ def to_jax(array: np.ndarray, sharding: Any = None) -> Any:
     """A JAX array of the same values, or the numpy array itself where JAX without x64 would change them."""
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
     if dtype == array.dtype:
-        return jax.device_put(array, sharding)
+        if sharding is None or sharding.is_fully_replicated:
+            return jax.device_put(array, sharding)
+        part = lambda index: np.array(array[index])  # noqa: E731  a copy: never the file's own pages
+        return jax.make_array_from_callback(array.shape, sharding, part)
     if array.dtype.kind in "iu" and fits(array, dtype):
         return jax.device_put(array.astype(dtype), sharding)
     return array

@@ -7,7 +7,7 @@ from typing import Any
 
 from fnet import tree
 from fnet.io.leaves import EXTRA, Leaf
-from fnet.io.safetensors import FileError
+from fnet.io.safetensors import FileError, Misfit
 from fnet.io.structure import CONTAINERS, MAX_DEPTH, OWN, UNSAVED, class_name, fields, join, set_fields
 
 ABSENT: Any = object()
@@ -137,7 +137,7 @@ def find_classes(structure: Any, wanted: Iterable[str] | None, types: Iterable[t
             unknown.append(f"  {place or 'the tree itself'}: {name}{trouble}")
     if unknown:
         more = [f"  … and {len(unknown) - 10} more"] if len(unknown) > 10 else []
-        raise FileError(
+        raise Misfit(
             "\n".join([f"{where} holds classes, and a file may not choose the code that runs:", *unknown[:10], *more])
             + "\npass types=[TheClass, …] to rebuild them, or like=a tree of the same structure"
         )

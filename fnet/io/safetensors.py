@@ -42,6 +42,10 @@ class FileError(ValueError):
     """
 
 
+class Misfit(FileError):
+    """The file is whole, but not what the caller asked for."""
+
+
 def _dtypes() -> dict[str, np.dtype]:
     codes = {
         "BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16, "U32": np.uint32,

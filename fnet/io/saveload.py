@@ -6,7 +6,7 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import jax
@@ -17,8 +17,8 @@ from fnet.io.contents import Contents
 from fnet.io.leaves import Leaf
 from fnet.io.matching import match, narrows
 from fnet.io.reading import map_tensors, read_tensors
-from fnet.io.safetensors import FileError, lay_out
-from fnet.io.writing import write_file
+from fnet.io.safetensors import Misfit, Tensor, lay_out
+from fnet.io.writing import checksum_of, write_file
 from fnet.selectors import Selector
 from fnet.selectors import match as matching_names
 
@@ -58,11 +58,43 @@ def save(
     >>> io.load(path)["classes"], io.metadata(path)
     (('cat', 'dog'), {'epoch': 3})
     """
+    ready = prepare(tree, metadata)
+    write_file(os.fspath(path), ready.tensors, _on_host(ready.arrays, ready.tensors), ready.metadata, checksum)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A tree that can be saved: what its header will say, and its arrays under their names in the file."""
+
+    tensors: dict[str, Tensor]
+    arrays: dict[str, Any]
+    metadata: dict[str, str]
+
+
+def prepare(tree: Any, metadata: dict[str, Any] | None) -> Prepared:
+    """Look at every leaf before anything is written; raises as `save` does."""
     arrays: dict[str, Any] = {}
     header = contents.encode(structure.describe(tree, arrays), metadata)
     arrays = {contents.to_stored(name): leaf for name, leaf in arrays.items()}
-    tensors = lay_out({name: leaves.stored(leaf) for name, leaf in arrays.items()})
-    write_file(os.fspath(path), tensors, _on_host(arrays, tensors), header, checksum)
+    return Prepared(lay_out({name: leaves.stored(leaf) for name, leaf in arrays.items()}), arrays, header)
+
+
+def snapshot(ready: Prepared) -> dict[str, np.ndarray]:
+    """All arrays on the host, unchanged by whatever the caller does next; arrays of JAX on CPU are not copied."""
+    moving = {name: leaves.start_transfer(ready.arrays[name]) for name in ready.tensors}
+    kept = {name: leaf.copy() if isinstance(leaf, np.ndarray) else leaf for name, leaf in moving.items()}
+    return {name: leaves.to_host(leaf) for name, leaf in kept.items()}
+
+
+def holds(path: str, ready: Prepared, arrays: dict[str, np.ndarray]) -> bool:
+    """Whether a file holds exactly this tree; raises FileError if it is damaged."""
+    with open(path, "rb") as file:
+        found = contents.read_contents(file, path, verify=True)
+        map_tensors(file, found.header, list(found.header.tensors), found.checksums, path)
+    if found.header.metadata[contents.STRUCTURE] != ready.metadata[contents.STRUCTURE]:
+        return False
+    sums = {name: checksum_of(array) for name, array in arrays.items()}
+    return sums == {contents.to_stored(name): crc for name, crc in found.checksums.items()}
 
 
 def _on_host(arrays: dict[str, Any], order: Iterable[str]) -> Iterator[np.ndarray]:
@@ -179,8 +211,7 @@ def _load_like(
     verify: bool,
     mmap: bool,
 ) -> Any:
-    template: dict[str, Any] = {}
-    structure.map_leaves(template.setdefault, like)
+    template = _leaves_of(like)
     there, wanted = found.abstract, template
     if select is not None:
         chosen = set(matching_names(select, template | there))
@@ -188,17 +219,27 @@ def _load_like(
         wanted = {name: leaf for name, leaf in template.items() if name in chosen}
     result = match(there, wanted)
     if result.report and strict:
-        raise FileError("\n".join([f"{path} does not fit the given tree:", *result.report]))
-    arrays = _read(file, path, found, result.fitting, verify, mmap)
+        raise Misfit("\n".join([f"{path} does not fit the given tree:", *result.report]))
+    spread = {name for name in result.fitting if _is_spread(found.leaves[name], there[name], template[name])}
+    whole = [name for name in result.fitting if name not in spread]
+    arrays = _read(file, path, found, whole, verify, mmap) | _read(file, path, found, spread, verify, mmap=True)
     values = {name: _as_template(found.leaves[name], arrays.get(name), template[name], mmap) for name in result.fitting}
     for name, value in values.items():
         if narrows(there[name], template[name]) and not mmap and isinstance(value, np.ndarray):
-            dtype = template[name].dtype
-            raise FileError(f"{path}: {name!r} has values beyond the tree's {dtype}; turn jax_enable_x64 on for them")
+            raise Misfit(_beyond(path, name, template[name]))
     if result.report:
         head = f"{path}: {len(result.fitting)} of {len(wanted)} leaves loaded; the others stay what the given tree has:"
         warnings.warn("\n".join([head, *result.report]), stacklevel=3)
     return structure.map_leaves(lambda name, leaf: values.get(name, leaf), like)
+
+
+def _is_spread(leaf: Leaf, found: Any, template: Any) -> bool:
+    """Whether the array goes in parts to several devices, each of which takes its part out of the mapped file."""
+    if leaf.kind in ("key", "python") or not isinstance(template, jax.Array | jax.ShapeDtypeStruct):
+        return False
+    if found.dtype != template.dtype or found.dtype == np.bool_:  # booleans are looked at when they are read
+        return False
+    return template.sharding is not None and not template.sharding.is_fully_replicated
 
 
 def _as_template(leaf: Leaf, array: np.ndarray | None, template: Any, mmap: bool) -> Any:
@@ -210,3 +251,41 @@ def _as_template(leaf: Leaf, array: np.ndarray | None, template: Any, mmap: bool
     else:
         kind = "scalar" if isinstance(template, np.generic) else "numpy"
     return _restore(leaf if leaf.kind == "key" else replace(leaf, kind=kind), array, mmap, sharding)
+
+
+def load_named(path: str) -> dict[str, Any]:
+    """All leaves of a file by dotted name, verified, whatever tree they were."""
+    with open(path, "rb") as file:
+        found = contents.read_contents(file, path, verify=True)
+        arrays = _read(file, path, found, found.leaves, verify=True, mmap=False)
+        return {name: _restore(leaf, arrays.get(name), False) for name, leaf in found.leaves.items()}
+
+
+def put_in(named: dict[str, Any], like: Any, where: str) -> Any:
+    """Leaves by dotted name as a tree like the template; raises FileError, which begins with ``where``, on a misfit."""
+    template = _leaves_of(like)
+    report = match(named, template).report
+    if report:
+        raise Misfit("\n".join([f"{where} does not fit the given tree:", *report]))
+
+    def place(name: str, leaf: Any) -> Any:
+        value = named[name]
+        if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+            return np.asarray(value) if isinstance(leaf, np.ndarray) else value
+        sharding = leaf.sharding if getattr(leaf, "committed", True) else None
+        placed = jax.device_put(value, sharding) if leaves.is_key(value) else leaves.to_jax(np.asarray(value), sharding)
+        if placed.dtype != leaf.dtype:
+            raise Misfit(_beyond(where, name, leaf))
+        return placed
+
+    return structure.map_leaves(place, like)
+
+
+def _beyond(where: str, name: str, leaf: Any) -> str:
+    return f"{where}: {name!r} has values beyond the tree's {leaf.dtype}; turn jax_enable_x64 on for them"
+
+
+def _leaves_of(tree: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    structure.map_leaves(found.setdefault, tree)
+    return found

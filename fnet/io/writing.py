@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import zlib
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,11 @@ from typing import Any
 import numpy as np
 
 from fnet.io.safetensors import Tensor, encode_header
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 CHUNK = 1 << 20  # bytes written, checksummed or converted at once
 CHECKSUMS = "fnet.crc32"
@@ -38,7 +44,7 @@ def write_file(
         os.lseek(fd, room, os.SEEK_SET)
         checksums = {name: _write_array(fd, array, checksum) for name, array in zip(tensors, arrays, strict=True)}
         os.lseek(fd, 0, os.SEEK_SET)
-        _write(fd, memoryview(header(checksums)))
+        write_all(fd, memoryview(header(checksums)))
 
 
 @contextmanager
@@ -58,6 +64,8 @@ def replacing(path: str) -> Iterator[int]:
     try:
         fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
+            with suppress(OSError):  # some network disks know no locks
+                _lock(fd)
             yield fd
             os.fsync(fd)
         finally:
@@ -71,6 +79,30 @@ def replacing(path: str) -> Iterator[int]:
             raise OSError(error.errno, f"cannot save {path}: {error.strerror}{kept}") from error
         raise
     _sync_folder(folder)
+
+
+def remove_stale(folder: str, pattern: str) -> list[str]:
+    """Remove what killed processes left of files whose names match; those that are being written stay."""
+    removed = []
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if not re.fullmatch(rf"\.{pattern}\.\d+-[0-9a-f]{{8}}\.tmp", name):
+            continue
+        with suppress(OSError):  # locked, so it is alive; or gone meanwhile
+            fd = os.open(path, os.O_RDWR)
+            try:
+                _lock(fd, wait=False)
+                os.unlink(path)
+            finally:
+                os.close(fd)
+            removed.append(path)
+    return removed
+
+
+def _lock(fd: int, wait: bool = True) -> None:
+    """Mark a file as being written, for as long as this process lives; raises OSError if another one has it."""
+    if fcntl is not None:  # Windows removes no open file, so it needs no mark
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def _sync_folder(folder: str) -> None:
@@ -88,7 +120,15 @@ def _write_array(fd: int, array: np.ndarray, checksum: bool) -> str:
     for chunk in _chunks(array):
         if checksum:
             crc = zlib.crc32(chunk, crc)
-        _write(fd, chunk)
+        write_all(fd, chunk)
+    return f"{crc:08x}"
+
+
+def checksum_of(array: np.ndarray) -> str:
+    """The checksum that a file has of this array."""
+    crc = 0
+    for chunk in _chunks(array):
+        crc = zlib.crc32(chunk, crc)
     return f"{crc:08x}"
 
 
@@ -106,6 +146,6 @@ def _chunks(array: np.ndarray) -> Iterator[memoryview]:
         yield np.ascontiguousarray(part).view(np.uint8).data
 
 
-def _write(fd: int, data: memoryview) -> None:
+def write_all(fd: int, data: memoryview) -> None:
     while data:
         data = data[os.write(fd, data) :]

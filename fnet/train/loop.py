@@ -39,9 +39,10 @@ def fit(
     The totals count from the run's step 0, and a batch depends on its step alone, so a run that was saved and
     restored goes on exactly where it stopped. After every ``every`` steps (by default each epoch) and at the end,
     ``evaluate(run)`` is measured and each callback is called with the run and the latest metrics; it may return
-    another run of the same step to go on with, or raise `Stop`. Metrics are read one step late, so that the device
-    never waits. A loss that becomes NaN, and a run that has reached the total already, give a warning. Returns the
-    run and its `History`; so do `Stop` and Ctrl-C, with what was reached.
+    another run of the same step to go on with, or raise `Stop`. A callback with a method ``due(step) -> bool``, as
+    `fnet.io.Checkpoints` has, is asked after each step, and called in between with that step's own metrics. Metrics are
+    read one step late, so that the device never waits. A loss that becomes NaN, and a run that has reached the total
+    already, give a warning. Returns the run and its `History`; so do `Stop` and Ctrl-C, with what was reached.
 
     >>> import jax, numpy as np
     >>> from fnet import data, functional as F, nn, optim, train
@@ -104,9 +105,19 @@ def fit(
                     bar.show(latest)
                     for callback in callbacks:
                         run = _next(run, callback(run, dict(latest)), callback)
+                elif urgent := [callback for callback in callbacks if _is_due(callback, number)]:
+                    latest = read()
+                    own = {name: latest[name] for name in metrics}
+                    for callback in urgent:
+                        run = _next(run, callback(run, dict(own)), callback)
         except (Stop, KeyboardInterrupt):
             read()
     return run, history
+
+
+def _is_due(callback: Any, number: int) -> bool:
+    due = getattr(callback, "due", None)
+    return due is not None and due(number)
 
 
 def _next(run: TrainState, changed: Any, callback: Any) -> TrainState:
