@@ -10,17 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnet import tree
+from fnet.metrics import Partial
 from fnet.train.state import TrainState
 from fnet.train.step import Loss, checked, refuse_model
 
 
-def evaluate(loss: Loss, run: TrainState, batches: Any) -> dict[str, float]:
+def evaluate(loss: Loss, run: TrainState, batches: Any) -> dict[str, Any]:
     """The loss and its metrics over one epoch of a loader (or any iterable of batches), with ``train=False``.
 
     Each batch counts by its number of examples, or by the True entries of its mask where it has one (the third of
     ``(x, y, mask)``, key ``"mask"``, or what a loader with ``last="pad"`` put last), so uneven and padded batches
-    give the exact mean of per-example values. What a loader with ``last="drop"`` drops is not counted. Raises
-    ValueError when there are no batches.
+    give the exact mean of per-example values; the states of streaming metrics (`metrics.F1`) are merged and computed
+    once, and give a float or, for a confusion matrix, an array. What a loader with ``last="drop"`` drops is not
+    counted. Raises ValueError when there are no batches.
 
     >>> import jax, jax.numpy as jnp
     >>> from fnet import functional as F, nn, optim, train
@@ -35,14 +37,23 @@ def evaluate(loss: Loss, run: TrainState, batches: Any) -> dict[str, float]:
     padded = getattr(batches, "last", None) == "pad"
     total: Any = 0.0
     sums: dict[str, Any] = {}
+    partials: list[dict[str, Partial]] = []
     for batch in batches.epoch(0) if hasattr(batches, "epoch") else batches:
-        values, count = _weighted(loss, padded, run.params, run.state, batch)
+        values, parts, count = _weighted(loss, padded, run.params, run.state, batch)
         total = total + count
+        partials.append(parts)
         sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
     if not sums:
         raise ValueError("evaluate got no batches: the loader is empty")
     sums, total = jax.device_get((sums, total))
-    return {name: scalar(name, value / total) for name, value in sums.items()}
+    means = {name: scalar(name, value / total) for name, value in sums.items()}
+    return means | {name: _merged([parts[name] for parts in partials]) for name in partials[0]}
+
+
+def _merged(partials: list[Partial]) -> Any:
+    metric = partials[0].metric
+    value = np.asarray(metric.compute(metric.merge(*(partial.state for partial in partials))))
+    return value if value.ndim else float(value)
 
 
 def scalar(name: str, value: Any) -> float:
@@ -94,11 +105,12 @@ def _check_run(run: Any, where: str) -> None:
 @partial(jax.jit, static_argnums=(0, 1))
 def _weighted(
     loss: Loss, padded: bool, params: Any, state: Any, batch: Any
-) -> tuple[dict[str, jax.Array], jax.Array]:
+) -> tuple[dict[str, jax.Array], dict[str, Partial], jax.Array]:
     value, _, metrics = checked(loss(params, state, batch, key=None, train=False))
     count = _examples(batch, padded)
-    weighted = {name: jnp.where(count > 0, item, 0) * count for name, item in {"loss": value, **metrics}.items()}
-    return weighted, count
+    partials = {name: item for name, item in metrics.items() if isinstance(item, Partial)}
+    means = {"loss": value, **{name: item for name, item in metrics.items() if name not in partials}}
+    return {name: jnp.where(count > 0, item, 0) * count for name, item in means.items()}, partials, count
 
 
 @partial(jax.jit, static_argnums=0)

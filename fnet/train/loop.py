@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from typing import Any
 
+import numpy as np
+
 from fnet.train.evaluation import scalar
 from fnet.train.history import History
 from fnet.train.state import TrainState
@@ -38,11 +40,12 @@ def fit(
 
     The totals count from the run's step 0, and a batch depends on its step alone, so a run that was saved and
     restored goes on exactly where it stopped. After every ``every`` steps (by default each epoch) and at the end,
-    ``evaluate(run)`` is measured and each callback is called with the run and the latest metrics; it may return
-    another run of the same step to go on with, or raise `Stop`. A callback with a method ``due(step) -> bool``, as
-    `fnet.io.Checkpoints` has, is asked after each step, and called in between with that step's own metrics. Metrics are
-    read one step late, so that the device never waits. A loss that becomes NaN, and a run that has reached the total
-    already, give a warning. Returns the run and its `History`; so do `Stop` and Ctrl-C, with what was reached.
+    ``evaluate(run)`` is measured, whose scalars go into the history, and each callback is called with the run and the
+    latest metrics; it may return another run of the same step to go on with, or raise `Stop`. A callback with a method
+    ``due(step) -> bool``, as `fnet.io.Checkpoints` has, is asked after each step, and called in between with that
+    step's own metrics. Metrics are read one step late, so that the device never waits. A loss that becomes NaN, and a
+    run that has reached the total already, give a warning. Returns the run and its `History`; so do `Stop` and Ctrl-C,
+    with what was reached.
 
     >>> import jax, numpy as np
     >>> from fnet import data, functional as F, nn, optim, train
@@ -100,7 +103,8 @@ def fit(
                     latest = read()
                     if evaluate is not None:
                         scores = evaluate(run)
-                        history.add(number, {f"eval_{name}": scalar(name, value) for name, value in scores.items()})
+                        scalars = {name: value for name, value in scores.items() if np.ndim(value) == 0}
+                        history.add(number, {f"eval_{name}": scalar(name, value) for name, value in scalars.items()})
                         latest = history.last()
                     bar.show(latest)
                     for callback in callbacks:

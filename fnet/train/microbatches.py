@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fnet import tree
+from fnet.metrics import Partial
 
 
 def mean_over_slices(
@@ -26,8 +27,17 @@ def mean_over_slices(
 
     zeros = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), widest(jnp.result_type(p))), trained)
     (total, state), measured = jax.lax.scan(body, (zeros, state), (_slices(batch, k), jnp.arange(k)))
-    value, metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), measured)
+    value, metrics = jax.tree.map(_over_slices, measured, is_leaf=lambda x: isinstance(x, Partial))
     return jax.tree.map(lambda g: g / k, total), (value, state, metrics)
+
+
+def _over_slices(measured: Any) -> Any:
+    """The mean of a number of each slice, or the states of a streaming metric merged."""
+    if not isinstance(measured, Partial):
+        return jnp.mean(measured, axis=0)
+    k = jax.tree.leaves(measured.state)[0].shape[0]
+    states = [jax.tree.map(lambda x, i=i: x[i], measured.state) for i in range(k)]
+    return Partial(measured.metric, measured.metric.merge(*states))
 
 
 def widest(dtype: Any) -> Any:

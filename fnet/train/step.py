@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fnet import tree
+from fnet.metrics import Metric, Partial
 from fnet.nn.core.keys import fold_name
 from fnet.nn.core.values import freeze
 from fnet.nn.core.walk import is_layer
@@ -28,8 +29,9 @@ def make_step(
 
     ``loss(params, state, batch, *, key, train) -> (scalar, (new state, {metric: value}))`` is differentiated in the
     leaves that ``opt.trainable`` leaves in place, and in no others. Each step's key derives from the run's key and
-    step. ``metrics`` are those of the loss and ``"loss"`` itself. ``donate=True`` reuses the memory of the run
-    passed in, which is then gone: it saves memory on GPU and TPU and costs time on CPU.
+    step. ``metrics`` are those of the loss and ``"loss"`` itself; a streaming metric gives its value for the batch,
+    and is left out when that is no scalar (a confusion matrix is for `evaluate`). ``donate=True`` reuses the memory of
+    the run passed in, which is then gone: it saves memory on GPU and TPU and costs time on CPU.
 
     ``microbatches=k`` takes the batch in k equal consecutive slices, one after another, and updates once with the mean
     of their gradients: the same numbers from the memory of one slice. Loss and metrics are means over the slices
@@ -82,18 +84,19 @@ def make_step(
         params, opt_state = opt.update(
             grads, run.opt_state, run.params, loss=value, value_and_grad=value_and_grad, key=opt_key
         )
-        return TrainState(params, state, opt_state, run.key, run.step + 1), {"loss": value, **metrics}
+        return TrainState(params, state, opt_state, run.key, run.step + 1), {"loss": value, **_of_one_batch(metrics)}
 
     return jax.jit(step, donate_argnums=(0,) if donate else ())
 
 
 def supervised(
-    model: Any, loss: Callable[..., jax.Array], metrics: Mapping[str, Callable[..., Any]] | None = None
+    model: Any, loss: Callable[..., jax.Array], metrics: Mapping[str, Callable[..., Any] | Metric] | None = None
 ) -> Loss:
     """The loss of `make_step` for batches ``(x, y)`` or ``(x, y, mask)``.
 
-    ``loss(outputs, y)`` and each of ``metrics`` give a scalar; where the batch has a mask (False: padding, from a
-    loader with ``last="pad"``) they are called with ``mask=mask``, as those of `fnet.functional` and
+    ``loss(outputs, y)`` and each of ``metrics`` give a scalar, or a metric is a streaming one such as
+    ``metrics.F1(10)``, which `evaluate` merges exactly over all batches; where the batch has a mask (False: padding,
+    from a loader with ``last="pad"``) they are called with ``mask=mask``, as those of `fnet.functional` and
     `fnet.metrics` allow. ``x`` may be any pytree that the model takes as its one input.
 
     >>> import jax.numpy as jnp
@@ -112,7 +115,7 @@ class Supervised:
 
     model: Any
     loss: Callable[..., jax.Array]
-    metrics: Mapping[str, Callable[..., Any]]
+    metrics: Mapping[str, Callable[..., Any] | Metric]
 
     def __call__(self, params: Any, state: Any, batch: Any, *, key: Any = None, train: bool = False) -> Any:
         """The loss of `make_step`."""
@@ -127,7 +130,9 @@ class Supervised:
         return _measure("the loss", self.loss, outputs, y, *mask), (state, measured)
 
 
-def _measure(what: str, function: Callable[..., Any], outputs: Any, y: Any, mask: Any = None) -> Any:
+def _measure(what: str, function: Any, outputs: Any, y: Any, mask: Any = None) -> Any:
+    if isinstance(function, Metric):
+        return Partial(function, function.update(function.init(), outputs, y, mask=mask))
     if mask is None:
         return function(outputs, y)
     taken = inspect.signature(function).parameters
@@ -137,6 +142,16 @@ def _measure(what: str, function: Callable[..., Any], outputs: Any, y: Any, mask
             'where the mask is False, or make batches without padding: DataLoader(…, last="keep")'
         )
     return function(outputs, y, mask=mask)
+
+
+def _of_one_batch(metrics: Mapping[str, Any]) -> Metrics:
+    """Scalars for the record of a step: those of the loss, and what streaming metrics give for this batch alone."""
+    computed = {name: value.compute() if isinstance(value, Partial) else value for name, value in metrics.items()}
+    return {
+        name: value
+        for name, value in computed.items()
+        if not isinstance(metrics[name], Partial) or jnp.shape(value) == ()
+    }
 
 
 def refuse_model(loss: Any, where: str) -> None:
