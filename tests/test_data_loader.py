@@ -203,7 +203,7 @@ def test_a_loader_is_a_value():
     assert len(dataclasses.replace(loader, batch_size=40)) == 1
     assert loader.batch(np.int64(3))[1].tolist() == loader.batch(3)[1].tolist()
     assert repr(DataLoader([1, 2, 3], 2)) == (
-        "DataLoader([1, 2, 3], batch_size=2, shuffle=False, seed=0, last='keep', prefetch=2: 2 steps an epoch)"
+        "DataLoader([1, 2, 3], batch_size=2, shuffle=False, seed=0, last='keep': 2 steps an epoch)"
     )
     assert repr(DataLoader([0] * 1000, 2)).startswith("DataLoader(list of 1000 samples, ")
 

@@ -44,7 +44,7 @@ def test_any_part_of_the_order_is_what_the_whole_has_there(n, seed, epoch, data)
     order = Shuffle(n, seed)
     whole = order(epoch, np.arange(n))
     assert np.array_equal(order(epoch, np.arange(start, stop)), whole[start:stop])
-    assert np.array_equal(BlockCache(order, n)(epoch, np.arange(start, stop)), whole[start:stop])
+    assert np.array_equal(BlockCache(order, n, n)(epoch, np.arange(start, stop)), whole[start:stop])
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
@@ -126,7 +126,7 @@ def test_golden_orders():
 
 def test_block_cache_forgets_when_pickled_and_reads_across_blocks():
     order = Shuffle(50_000, seed=1)
-    cache = BlockCache(order, 50_000)
+    cache = BlockCache(order, 50_000, 50_000)
     wrapped = np.arange(49_000, 51_000) % 50_000  # as padding reads
     assert np.array_equal(cache(0, wrapped), order(0, wrapped))
     assert np.array_equal(cache(8, wrapped), order(8, wrapped))  # shares its slots with epoch 0

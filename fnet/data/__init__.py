@@ -8,11 +8,12 @@
 """
 
 from . import transforms
-from .datasets import ArrayDataset, Dataset
+from .datasets import ArrayDataset
 from .download import DownloadError
 from .loader import DataLoader
 from .orders import Sequential, Shuffle
 from .readers import read_idx
+from .reading import Dataset
 from .sets import digits, fashion_mnist, mnist
 from .structure import collate
 

@@ -1,28 +1,15 @@
-"""Datasets: anything with a length and samples by number, and the one made of arrays."""
+"""ArrayDataset: samples taken along the first axis of arrays, in memory or in files."""
 
 from __future__ import annotations
 
-import mmap
-import operator
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
+from .memmaps import by_reference, opened
+from .reading import as_rows, check_index, check_indices
 from .structure import describe, leaves, map_leaves, signature
-
-
-@runtime_checkable
-class Dataset(Protocol):
-    """What DataLoader reads: PyTorch's map-style protocol. Nothing needs to inherit from it.
-
-    A dataset that also has `get_batch(indices)`, which takes an int64 array and returns the samples stacked in new
-    arrays, is read with one call a batch, and not with one a sample.
-    """
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
 
 
 class ArrayDataset:
@@ -36,14 +23,16 @@ class ArrayDataset:
 
     Args:
         arrays: arrays of shape (n, ...), all with the same n, or nested structures of them.
-        classes: names of the classes, by label; kept as the attribute `classes`.
+        classes: names of the classes, by label; kept as the attribute `classes`. With it, labels are checked: the last
+            array of a tuple or list, or a dict's "label", where it is one of integers with one axis.
 
     Attributes:
         arrays: the arrays, in the structure of a sample.
         classes: tuple of names, or None.
 
     Raises:
-        ValueError: there are no arrays, one has no first axis, or the first axes differ; the message names the array.
+        ValueError: there are no arrays, one has no first axis, or the first axes differ; the message names the array. A
+            label is none of the classes; it names the sample.
 
     >>> dataset = ArrayDataset({"x": np.arange(6).reshape(3, 2), "y": np.array([0, 1, 0], np.int32)})
     >>> dataset
@@ -69,19 +58,14 @@ class ArrayDataset:
                     f"(it is {signature(array)}) and {describe(first_name)} has {len(first)} (it is {signature(first)})"
                 )
         self._length = len(first)
+        if self.classes is not None:
+            _check_labels(self.arrays, len(self.classes))
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> Any:
-        try:
-            i = operator.index(index)
-        except TypeError:
-            raise TypeError(
-                f"a sample's index is one integer, got {index!r}; for many samples use get_batch(indices)"
-            ) from None
-        if not -self._length <= i < self._length:
-            raise IndexError(f"sample {i} of a dataset with {self._length} samples")
+        i = check_index(index, self._length)
         return map_leaves(lambda _, array: array[i], self.arrays)
 
     def get_batch(self, indices: Sequence[int] | np.ndarray) -> Any:
@@ -97,29 +81,27 @@ class ArrayDataset:
             IndexError: an index is outside the dataset.
             TypeError: the indices are not a list of integers (a boolean mask is not: use np.flatnonzero(mask)).
         """
-        rows = np.asarray(indices)
-        if rows.size == 0:
-            rows = rows.astype(np.intp)  # an empty list has the dtype float64
-        if rows.ndim != 1 or rows.dtype.kind not in "iu":
-            raise TypeError(
-                f"get_batch takes a 1-d array of integers, got {signature(rows)}"
-                + ("; use np.flatnonzero(mask)" if rows.dtype == bool else "")
-            )
-        if rows.size and (rows.min() < -self._length or rows.max() >= self._length):
-            wrong = rows[(rows < -self._length) | (rows >= self._length)][0]
-            raise IndexError(f"sample {wrong} of a dataset with {self._length} samples")
-        return map_leaves(lambda _, array: _take(array, rows), self.arrays)
+        rows = as_rows(indices)
+        try:
+            return map_leaves(lambda _, array: _take(array, rows), self.arrays)
+        except IndexError:
+            check_indices(rows, self._length)  # says which one
+            raise
+
+    @property
+    def instant(self) -> bool:
+        """Whether a batch is a copy in memory, not worth a thread; DataLoader asks."""
+        return not any(isinstance(array, np.memmap) for _, array in leaves(self.arrays))
 
     def __repr__(self) -> str:
         sample = _outline(map_leaves(lambda _, array: f"{array.dtype}{list(array.shape[1:])}", self.arrays))
         return f"ArrayDataset({self._length} samples of {sample})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "arrays": map_leaves(lambda _, array: _MemmapReference.of(array), self.arrays)}
+        return {**self.__dict__, "arrays": by_reference(self.arrays)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.arrays = map_leaves(lambda _, a: a.open() if isinstance(a, _MemmapReference) else a, self.arrays)
+        self.__dict__.update({**state, "arrays": opened(state["arrays"])})
 
 
 def _as_rows(name: str, leaf: Any) -> np.ndarray:
@@ -130,6 +112,19 @@ def _as_rows(name: str, leaf: Any) -> np.ndarray:
             "Lists and tuples are structure; pass np.asarray(...) for an array"
         )
     return array
+
+
+def _check_labels(arrays: Any, classes: int) -> None:
+    ordered = isinstance(arrays, (tuple, list))
+    labels = arrays[-1] if ordered else arrays.get("label") if isinstance(arrays, dict) else None
+    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "iu":
+        return
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if wrong.size:
+        raise ValueError(
+            f"sample {wrong[0]} has the label {labels[wrong[0]]}, but there are {classes} classes, 0 to {classes - 1} "
+            f"({wrong.size} of {labels.size} labels are out of range)"
+        )
 
 
 def _take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -145,29 +140,3 @@ def _outline(tree: Any) -> str:
         opening, closing = "[]" if isinstance(tree, list) else "()"
         return opening + ", ".join(map(_outline, tree)) + closing
     return str(tree)
-
-
-class _MemmapReference:
-    """Where a memory map lies in its file: numpy alone would pickle the whole contents."""
-
-    def __init__(self, path: str, dtype: np.dtype, offset: int, shape: tuple[int, ...]) -> None:
-        self.path, self.dtype, self.offset, self.shape = path, dtype, offset, shape
-
-    @classmethod
-    def of(cls, array: np.ndarray) -> np.ndarray | _MemmapReference:
-        """Refer to a row-by-row memory map of a named file; any other array is returned as it is."""
-        if not isinstance(array, np.memmap) or not array.filename or array.mode == "c" or not array.flags.c_contiguous:
-            return array
-        buffer: Any = array
-        while isinstance(buffer, np.ndarray):
-            buffer = buffer.base
-        if not isinstance(buffer, mmap.mmap):
-            return array
-        # A slice of a map keeps its parent's `offset`, so the distance comes from the addresses. A map begins at a
-        # multiple of the allocation granularity, at or before the offset.
-        start = np.frombuffer(buffer, np.uint8).ctypes.data
-        begins = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
-        return cls(str(array.filename), array.dtype, begins + array.ctypes.data - start, array.shape)
-
-    def open(self) -> np.memmap:
-        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)

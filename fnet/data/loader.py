@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from .datasets import Dataset
-from .orders import BlockCache, Sequential, Shuffle, check_seed
+from .batches import Batches, Worker
+from .orders import BlockCache, Order, Sequential, Shuffle, check_seed
 from .prefetch import Prefetch
-from .structure import collate, describe, map_leaves, signature
+from .reading import Reader, check_dataset, collated
+from .rng import Rng, Rngs
+from .structure import outline
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +25,8 @@ class DataLoader:
     """Cut a dataset into batches, each a pure function of (seed, step): to resume, only the step is needed.
 
     Step s of a training run reads batch s % len(loader) of epoch s // len(loader). The same seed and step give the same
-    bytes in any process and on any machine. All batches are newly allocated numpy arrays, in the structure of a sample.
+    bytes in any process and on any machine, whatever the number of threads, processes and hosts. All batches are newly
+    allocated numpy arrays, in the structure of a sample.
 
         loader.batch(step)       the batch of any global step
         loader.epoch(e)          iterate over the batches of one epoch
@@ -32,22 +37,31 @@ class DataLoader:
     early begins the same epoch again.
 
     Args:
-        dataset: anything with `__len__` and `__getitem__(i)`. One that has `get_batch(indices)`, as ArrayDataset has,
-            is read with one call a batch. Its length is read once, here. With prefetch, it is read by another thread.
-        batch_size: samples in a batch, at least 1.
+        dataset: anything with `__len__` and `__getitem__(i)`; see `Dataset` for what else it may have. Its length is
+            read once, here.
+        batch_size: samples in a batch over all hosts, at least 1.
         shuffle: read in a random order, another one each epoch, which takes no memory; else from first to last.
-        seed: of the shuffle, 0 to 2**64 - 1.
+        seed: of the shuffle, and of the random numbers that samples get; 0 to 2**64 - 1.
         last: what becomes of the last, incomplete batch of an epoch. "keep" gives it as it is; "drop" leaves it out;
             "pad" fills it up with samples of the epoch's beginning and tells by a mask, so that all batches have one
             shape: every batch gets a bool array (batch_size,), True for what counts, at the end of a tuple or list
             (for a NamedTuple the batch is a plain tuple), under the key "mask" of a dict, or as (batch, mask) for a
             bare array.
-        prefetch: batches that a background thread prepares ahead in epoch, stream and the for loop; 0 for no thread.
+        order: another order of reading than those two, as `Weighted`, `ClassBalanced` or `Mixture`; it has a seed and
+            a length of its own.
+        collate: makes a batch from a list of samples, as `PadTo` does; None stacks samples of equal shapes.
+        threads: that prepare batches ahead in epoch, stream and the for loop. None: none where a batch is a copy in
+            memory, else one; more help only where most of the time is spent outside of Python, as with large images.
+        processes: the same by processes, for datasets that compute in Python. They are started anew for each iterator
+            and never forked; the dataset travels to them by pickle. Start them under `if __name__ == "__main__":`.
+        prefetch: batches that each thread or process prepares ahead; 0 for none, without threads.
+        shard: (index, count) of this host, as (jax.process_index(), jax.process_count()): each batch is its part of the
+            global one, batch_size / count samples. The parts of all hosts in their order are the batch of one host.
+        on_error: "raise" raises an error in a sample with its index, epoch and step. "mask" warns, puts another sample
+            of the batch in its place, and says so in the mask, which every batch then has.
 
     Raises:
         TypeError, ValueError: a setting is wrong, the dataset is empty, or "drop" would leave no batch at all.
-
-    Errors in a sample carry a note with its index, the epoch and the step.
 
     >>> from fnet.data import ArrayDataset
     >>> dataset = ArrayDataset(np.arange(10), np.arange(10) % 2 == 0)
@@ -66,29 +80,52 @@ class DataLoader:
     shuffle: bool = False
     seed: int = 0
     last: Literal["keep", "drop", "pad"] = "keep"
+    order: Order | None = field(default=None, kw_only=True)
+    collate: Callable[[list[Any]], Any] | None = field(default=None, kw_only=True)
+    threads: int | None = field(default=None, kw_only=True)
+    processes: int = field(default=0, kw_only=True)
     prefetch: int = field(default=2, kw_only=True)
-    _samples: int = field(init=False, repr=False)
+    shard: tuple[int, int] = field(default=(0, 1), kw_only=True)
+    on_error: Literal["raise", "mask"] = field(default="raise", kw_only=True)
+    _samples: int = field(init=False, repr=False)  # positions in an epoch
     _order: BlockCache = field(init=False, repr=False)
+    _reader: Reader = field(init=False, repr=False)
     _finished: list[int] = field(init=False, repr=False)  # epochs that the for loop has handed out whole
 
     def __post_init__(self) -> None:
-        samples = _check_dataset(self.dataset)
-        batch_size = _check_integer("batch_size", self.batch_size, 1)
-        if self.last not in ("keep", "drop", "pad"):
-            raise ValueError(f'last must be "keep", "drop" or "pad", got {self.last!r}')
+        length = check_dataset(self.dataset, "DataLoader")
+        if length == 0:
+            raise ValueError(
+                f"the dataset is empty: {type(self.dataset).__name__} has no samples, so there is nothing to batch"
+            )
+        batch_size = check_integer("batch_size", self.batch_size, 1)
+        _check_choice("last", self.last, ("keep", "drop", "pad"))
+        _check_choice("on_error", self.on_error, ("raise", "mask"))
+        seed = check_seed(self.seed)
+        if self.order is not None:
+            if self.shuffle:
+                raise ValueError("shuffle=True and order= are two orders: give one of them")
+            order, samples = self.order, check_order(self.order)
+        else:
+            order, samples = Shuffle(length, seed) if self.shuffle else Sequential(length), length
         if self.last == "drop" and samples < batch_size:
             raise ValueError(
                 f'no batch is left: the dataset has {samples} samples, batch_size is {batch_size}, and last="drop" '
                 'leaves the incomplete batch out; use a smaller batch_size, or last="keep" or "pad"'
             )
-        seed = check_seed(self.seed)
-        order = Shuffle(samples, seed) if self.shuffle else Sequential(samples)
+        reader = Reader.of(self.dataset)
+        if self.collate is not None:
+            if not callable(self.collate):
+                raise TypeError(f"collate must be a function of a list of samples, got {self.collate!r}")
+            reader = replace(reader, vectorised=False, instant=False)
         values = {
             "batch_size": batch_size,
             "seed": seed,
-            "prefetch": _check_integer("prefetch", self.prefetch, 0),
+            "shard": _check_shard(self.shard, batch_size, samples, self.last),
+            **_check_workers(self.threads, self.processes, self.prefetch),
             "_samples": samples,
-            "_order": BlockCache(order, samples),
+            "_order": BlockCache(order, samples, length),
+            "_reader": reader,
             "_finished": [0],
         }
         for name, value in values.items():
@@ -109,41 +146,53 @@ class DataLoader:
         >>> DataLoader(range(10), batch_size=4).batch(1)
         array([4, 5, 6, 7], dtype=int32)
         """
-        step = _check_integer("step", step, 0)
-        epoch, number = divmod(step, len(self))
-        positions = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
-        mask = positions < self._samples
-        positions = positions % self._samples if self.last == "pad" else positions[mask]
-        indices = self._order(epoch, positions)
+        step = check_integer("step", step, 0)
+        indices, mask = self._plan(step)
+        epoch = step // len(self)
         try:
-            batch = self._read(indices)
+            batch, bad = self._read(epoch, indices)
         except StopIteration as error:  # as it is, it would end the caller's for loop in silence
             raise RuntimeError(f"the dataset raised StopIteration in epoch {epoch}, step {step}") from error
         except Exception as error:
             error.add_note(f"in the batch of epoch {epoch}, step {step}")
             raise
-        return _with_mask(batch, mask) if self.last == "pad" else batch
+        for row, problem in bad.items():
+            mask[row] = False
+            warnings.warn(
+                f"sample {indices[row]} is masked, epoch {epoch}, step {step}: {problem}", RuntimeWarning, stacklevel=2
+            )
+        return with_mask(batch, mask) if self.last == "pad" or self.on_error == "mask" else batch
 
-    def epoch(self, epoch: int) -> Prefetch:
+    def indices(self, step: int) -> np.ndarray:
+        """Give the numbers (int64) of the samples that make up the batch of a step, padding included.
+
+        >>> DataLoader(range(10), batch_size=4, last="pad").indices(2)
+        array([8, 9, 0, 1])
+        """
+        return self._plan(check_integer("step", step, 0))[0]
+
+    def epoch(self, epoch: int) -> Batches:
         """Iterate over the batches of one epoch, always the same ones for the same number.
 
         >>> [batch.tolist() for batch in DataLoader(range(5), batch_size=2).epoch(0)]
         [[0, 1], [2, 3], [4]]
         """
-        first = _check_integer("epoch", epoch, 0) * len(self)
-        return Prefetch(self.batch, range(first, first + len(self)), self.prefetch)
+        first = check_integer("epoch", epoch, 0) * len(self)
+        steps = range(first, first + len(self))
+        return Batches(self._workers(lambda worker, workers: steps[worker::workers]), len(self))
 
-    def stream(self, start: int = 0) -> Prefetch:
+    def stream(self, start: int = 0) -> Batches:
         """Iterate over the batches of the steps start, start + 1, … without end; any start costs the same.
 
-        The thread that prepares batches ends when the iterator is closed or no longer referenced. After an exception
-        the iterator may be used further, and goes on with the next step.
+        Threads and processes end when the iterator is closed or no longer referenced. After an exception the iterator
+        may be used further, and goes on with the next step.
 
         >>> stream = DataLoader(range(5), batch_size=2).stream(start=2)
         >>> [next(stream).tolist() for _ in range(3)]
         [[4], [0, 1], [2, 3]]
         """
-        return Prefetch(self.batch, itertools.count(_check_integer("start", start, 0)), self.prefetch)
+        start = check_integer("start", start, 0)
+        return Batches(self._workers(lambda worker, workers: itertools.count(start + worker, workers)))
 
     def __iter__(self) -> Iterator[Any]:
         epoch = self._finished[0]
@@ -155,35 +204,81 @@ class DataLoader:
     def __repr__(self) -> str:
         dataset = repr(self.dataset)
         if len(dataset) > 100:
-            dataset = f"{type(self.dataset).__name__} of {self._samples} samples"
-        return (
-            f"DataLoader({dataset}, batch_size={self.batch_size}, shuffle={self.shuffle}, seed={self.seed}, "
-            f"last={self.last!r}, prefetch={self.prefetch}: {len(self)} steps an epoch)"
-        )
+            dataset = f"{type(self.dataset).__name__} of {len(self.dataset)} samples"
+        shown = {name: getattr(self, name) for name in ("batch_size", "shuffle", "seed", "last")}
+        others = {f.name: f.default for f in fields(self) if f.kw_only and f.init}
+        shown |= {name: getattr(self, name) for name, usual in others.items() if getattr(self, name) != usual}
+        settings = ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        return f"DataLoader({dataset}, {settings}: {len(self)} steps an epoch)"
 
-    def _read(self, indices: np.ndarray) -> Any:
-        get_batch = getattr(self.dataset, "get_batch", None)
-        if get_batch is not None:
-            return map_leaves(lambda name, leaf: _fresh(name, leaf, len(indices)), get_batch(indices))
-        samples = []
-        for index in indices.tolist():
+    def _plan(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give the indices that this host reads in a step, and which of them count."""
+        epoch, number = divmod(step, len(self))
+        host, hosts = self.shard
+        rows = self.batch_size // hosts
+        start = number * self.batch_size + host * rows
+        stop = start + rows if self.last == "pad" else min(start + rows, self._samples)
+        if stop <= self._samples:
+            return self._order.run(epoch, start, stop), np.ones(stop - start, bool)
+        positions = np.arange(start, stop)
+        return self._order(epoch, positions % self._samples), positions < self._samples
+
+    def _read(self, epoch: int, indices: np.ndarray) -> tuple[Any, dict[int, str]]:
+        """Read a batch; with on_error="mask", also give the rows that could not be read, and why."""
+        reader = self._reader
+        if self.on_error == "mask":
+            return self._read_what_can_be(epoch, indices)
+        if reader.vectorised:
+            return reader.fresh_batch(indices, Rngs(self.seed, epoch, indices) if reader.random else None), {}
+        samples: list[Any] = []
+        try:  # the loop that Python runs fastest: what is not needed for each sample happens after it
+            if reader.random:
+                keys = Rngs(self.seed, epoch, indices).keys.tolist()
+                for index, key in zip(indices.tolist(), keys, strict=True):
+                    samples.append(self.dataset.get(index, Rng.from_key(key)))
+            else:
+                for index in indices.tolist():
+                    samples.append(self.dataset[index])
+        except Exception as error:
+            error.add_note(f"in sample {indices[len(samples)]} of {type(self.dataset).__name__}")
+            raise
+        return collated(samples, indices, self.collate), {}
+
+    def _read_what_can_be(self, epoch: int, indices: np.ndarray) -> tuple[Any, dict[int, str]]:
+        samples: dict[int, Any] = {}
+        bad: dict[int, str] = {}
+        for row, index in enumerate(indices.tolist()):
             try:
-                samples.append(self.dataset[index])
+                samples[row] = self._reader.sample(index, Rng(self.seed, epoch, index))
             except Exception as error:
-                error.add_note(f"in sample {index} of {type(self.dataset).__name__}")
-                raise
-        return collate(samples, indices)
+                bad[row] = f"{type(error).__name__}: {error}"
+                last_error = error
+        if not samples:
+            last_error.add_note('no sample of the batch could be read, so on_error="mask" had none to put there')
+            raise last_error
+        if self.collate is None:  # what most samples look like is right
+            looks = {row: outline(sample, indices[row]) for row, sample in samples.items()}
+            usual = Counter(looks.values()).most_common(1)[0][0]
+            for row, look in looks.items():
+                if look != usual:
+                    bad[row] = f"it is {look}, where most samples of the batch are {usual}"
+                    del samples[row]
+        stand_in = next(iter(samples.values()))
+        rows = [samples.get(row, stand_in) for row in range(len(indices))]
+        return collated(rows, indices, self.collate), bad
+
+    def _workers(self, steps: Callable[[int, int], Any]) -> Sequence[Worker]:
+        """Make what prepares batches; steps(worker, workers) are those of one of them."""
+        threads = self.threads
+        if threads is None:
+            threads = 0 if self.prefetch == 0 or self._reader.instant else 1
+        if threads == 0:
+            return [Prefetch(self.batch, steps(0, 1), 0)]
+        return [Prefetch(self.batch, steps(k, threads), self.prefetch) for k in range(threads)]
 
 
-def _fresh(name: str, leaf: Any, rows: int) -> np.ndarray:
-    """Check a leaf from get_batch, and copy what shares memory: JAX on the CPU keeps using the memory it is given."""
-    array = np.asarray(leaf)
-    if array.ndim == 0 or len(array) != rows:
-        raise ValueError(f"get_batch was asked for {rows} samples, but {describe(name)} it gave is {signature(array)}")
-    return array if array.flags.owndata and array.flags.writeable else array.copy()
-
-
-def _with_mask(batch: Any, mask: np.ndarray) -> Any:
+def with_mask(batch: Any, mask: np.ndarray) -> Any:
+    """Put a mask into a batch, where its structure lets it."""
     if isinstance(batch, dict):
         if "mask" in batch:
             raise ValueError('last="pad" adds the key "mask" to a batch, but the samples have one; rename theirs')
@@ -193,23 +288,18 @@ def _with_mask(batch: Any, mask: np.ndarray) -> Any:
     return (*batch, mask) if isinstance(batch, tuple) else (batch, mask)
 
 
-def _check_dataset(dataset: Any) -> int:
-    if isinstance(dataset, (tuple, dict)):
+def check_order(order: Any) -> int:
+    """Return the number of positions in an epoch of an order, or say why the value is none."""
+    if not callable(order) or not hasattr(order, "n"):
         raise TypeError(
-            f"DataLoader got a {type(dataset).__name__}, which could be arrays or samples: wrap arrays in "
-            "fnet.data.ArrayDataset(images, labels), or put samples in a list"
+            f"order must be a function (epoch, positions) -> indices with an attribute n, its length, got {order!r}; "
+            "for a list of indices use fnet.data.Subset(dataset, indices)"
         )
-    if not isinstance(dataset, Dataset):
-        raise TypeError(
-            "DataLoader needs a dataset with __len__ and __getitem__(i), but "
-            f"{type(dataset).__name__} lacks one; samples from an iterator can be put in a list first"
-        )
-    if len(dataset) == 0:
-        raise ValueError(f"the dataset is empty: {type(dataset).__name__} has no samples, so there is nothing to batch")
-    return len(dataset)
+    return check_integer("order.n", order.n, 1)
 
 
-def _check_integer(name: str, value: Any, least: int) -> int:
+def check_integer(name: str, value: Any, least: int) -> int:
+    """Return the value as a Python int, or raise: it must be an integer of at least `least`."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -217,3 +307,36 @@ def _check_integer(name: str, value: Any, least: int) -> int:
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
     return number
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        listed = " or ".join([", ".join(f'"{choice}"' for choice in choices[:-1]), f'"{choices[-1]}"'])
+        raise ValueError(f"{name} must be {listed}, got {value!r}")
+
+
+def _check_workers(threads: Any, processes: Any, prefetch: Any) -> dict[str, Any]:
+    threads = None if threads is None else check_integer("threads", threads, 0)
+    processes, prefetch = check_integer("processes", processes, 0), check_integer("prefetch", prefetch, 0)
+    if threads and processes:
+        raise ValueError(f"threads={threads} and processes={processes}: batches are prepared by one or the other")
+    if (threads or processes) and prefetch == 0:
+        raise ValueError("prefetch=0 prepares nothing ahead, so threads and processes have nothing to do; use 1 or 2")
+    return {"threads": threads, "processes": processes, "prefetch": prefetch}
+
+
+def _check_shard(shard: Any, batch_size: int, samples: int, last: str) -> tuple[int, int]:
+    try:
+        index, count = (operator.index(number) for number in shard)
+    except (TypeError, ValueError):
+        raise TypeError(f"shard must be (index, count) of this host, got {shard!r}") from None
+    if not 0 <= index < count:
+        raise ValueError(f"shard must be (index, count) with 0 <= index < count, got {(index, count)}")
+    if batch_size % count:
+        raise ValueError(f"batch_size={batch_size} is that of all hosts together, and {count} hosts do not divide it")
+    if count > 1 and last == "keep" and samples % batch_size:
+        raise ValueError(
+            f"the last batch of an epoch would have {samples % batch_size} of {batch_size} samples, and hosts would "
+            'get different numbers of them; use last="pad" or "drop"'
+        )
+    return index, count

@@ -7,13 +7,20 @@ on every machine for as long as somebody wants to resume a run.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
-Order: TypeAlias = Callable[[int, np.ndarray], np.ndarray]
+
+class Order(Protocol):
+    """A function of (epoch, positions) that gives the index (int64) of the sample read at each position."""
+
+    @property
+    def n(self) -> int: ...  # positions in an epoch: 0 <= position < n
+
+    def __call__(self, epoch: int, positions: np.ndarray, /) -> np.ndarray: ...
+
 
 _MASK64 = (1 << 64) - 1
 _SORTED_BELOW = 4096
@@ -146,35 +153,60 @@ class BlockCache:
     """An order read in aligned blocks, the last few of which are kept, so that a batch costs a slice.
 
     What it returns depends on nothing but the arguments. Threads may share it: an entry is replaced in one assignment.
+
+    Args:
+        order: the order.
+        n: its number of positions.
+        length: of the dataset; an index outside it is an IndexError.
     """
 
     block = 8_192  # 64 KiB of indices: small enough for a processor's second cache, large enough to pay numpy's calls
 
-    def __init__(self, order: Order, n: int) -> None:
-        self.order, self.n = order, n
+    def __init__(self, order: Order, n: int, length: int) -> None:
+        self.order, self.n, self.length = order, n, length
         self._entries: list[tuple[int, int, np.ndarray] | None] = [None] * 8
 
     def __call__(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """Give the indices (int64) at a 1-d array of positions; runs of positions are what it is fast for."""
         blocks = positions // self.block
-        if blocks[0] == blocks[-1] and (blocks == blocks[0]).all():
-            return self._read(epoch, int(blocks[0]))[positions % self.block]
         indices = np.empty(len(positions), np.int64)
         for number in np.unique(blocks):
             here = blocks == number
             indices[here] = self._read(epoch, int(number))[positions[here] % self.block]
         return indices
 
+    def run(self, epoch: int, start: int, stop: int) -> np.ndarray:
+        """Give the indices at positions start to stop - 1."""
+        number, offset = divmod(start, self.block)
+        if offset + stop - start <= self.block:
+            return self._read(epoch, number)[offset : offset + stop - start].copy()
+        return self(epoch, np.arange(start, stop))
+
     def _read(self, epoch: int, number: int) -> np.ndarray:
         slot = (epoch + number) % len(self._entries)
         entry = self._entries[slot]
         if entry is None or entry[:2] != (epoch, number):
             positions = np.arange(number * self.block, min((number + 1) * self.block, self.n), dtype=np.uint64)
-            entry = self._entries[slot] = (epoch, number, self.order(epoch, positions))
+            indices = np.asarray(self.order(epoch, positions))
+            self._check(indices, positions)
+            entry = self._entries[slot] = (epoch, number, indices.astype(np.int64, copy=False))
         return entry[2]
 
+    def _check(self, indices: np.ndarray, positions: np.ndarray) -> None:
+        if indices.shape != positions.shape or indices.dtype.kind not in "iu":
+            raise TypeError(
+                f"the order {self.order!r} gave {indices.dtype}{list(indices.shape)} for {len(positions)} positions; "
+                "it must give one integer for each"
+            )
+        wrong = np.flatnonzero((indices < 0) | (indices >= self.length))
+        if wrong.size:
+            raise IndexError(
+                f"the order {self.order!r} gave index {indices[wrong[0]]} at position {positions[wrong[0]]}, and the "
+                f"dataset has {self.length} samples"
+            )
+
     def __reduce__(self) -> tuple:
-        return BlockCache, (self.order, self.n)  # entries are cheap to make again and need not travel
+        return BlockCache, (self.order, self.n, self.length)  # entries are cheap to make again and need not travel
 
 
 def check_seed(seed: int) -> int:

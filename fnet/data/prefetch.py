@@ -61,6 +61,10 @@ class Prefetch(Iterator[Any]):
         finally:
             del error  # its traceback holds this frame: do not let them keep each other alive
 
+    def ready(self) -> bool:
+        """Whether the next item is there, so that `next` does not wait."""
+        return self._closed or (self._direct is None and not self._ready.empty())
+
     def _take(self) -> tuple[Any, BaseException | None]:
         while True:
             alive = self._thread.is_alive()  # asked before looking, or its last item could arrive in between

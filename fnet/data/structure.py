@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
+
+_SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
 
 
 def map_leaves(fn: Callable[[str, Any], Any], tree: Any, name: str = "") -> Any:
@@ -35,7 +38,7 @@ def describe(name: str) -> str:
     return f"array {name!r}" if name else "the array"
 
 
-def collate(samples: Sequence[Any], indices: Sequence[int] | np.ndarray) -> Any:
+def collate(samples: Sequence[Any], indices: Sequence[int] | np.ndarray | None = None) -> Any:
     """Stack samples into one batch of newly allocated arrays with the structure of a sample.
 
     Arrays (and whatever numpy can read: PyTorch and JAX tensors, PIL images) keep their dtype and gain a first axis.
@@ -44,17 +47,17 @@ def collate(samples: Sequence[Any], indices: Sequence[int] | np.ndarray) -> Any:
 
     Args:
         samples: at least one sample; all have one structure, and equal shapes and dtypes leaf by leaf.
-        indices: the number of each sample, for messages.
+        indices: the number of each sample, for messages; None counts from 0.
 
     Raises:
         ValueError: a sample differs in structure, shape or dtype from the first, or holds what no array can; the
             message says which sample.
 
-    >>> collate([(np.zeros(2, np.uint8), 3), (np.ones(2, np.uint8), 4)], [7, 9])
+    >>> collate([(np.zeros(2, np.uint8), 3), (np.ones(2, np.uint8), 4)])
     (array([[0, 0],
            [1, 1]], dtype=uint8), array([3, 4], dtype=int32))
     """
-    return _stack(list(samples), indices, "")
+    return _stack(list(samples), range(len(samples)) if indices is None else indices, "")
 
 
 def _stack(values: list[Any], indices: Sequence[int] | np.ndarray, name: str) -> Any:
@@ -63,22 +66,33 @@ def _stack(values: list[Any], indices: Sequence[int] | np.ndarray, name: str) ->
         return _stack_leaf(values, indices, name)
     keys = [key for key, _ in entries(first)]
     mapping = isinstance(first, Mapping)
-    for value, index in zip(values, indices, strict=True):
-        if type(value) is not type(first) or (value.keys() != first.keys() if mapping else len(value) != len(keys)):
-            raise ValueError(
-                f"sample {index} has another structure than sample {indices[0]}{_at(name)}: {_outline(value)} where "
-                f"that is {_outline(first)}. Lists, tuples and dicts are structure; return np.asarray(...) for an array"
-            )
+    if mapping or set(map(type, values)) != {type(first)} or set(map(len, values)) != {len(keys)}:
+        for value, index in zip(values, indices, strict=True):
+            if type(value) is not type(first) or (value.keys() != first.keys() if mapping else len(value) != len(keys)):
+                raise ValueError(
+                    f"sample {index} has another structure than sample {indices[0]}{_at(name)}: {_outline(value)} "
+                    f"where that is {_outline(first)}. Lists, tuples and dicts are structure; return np.asarray(...) "
+                    "for an array"
+                )
     columns = ([value[key] for value in values] for key in keys) if mapping else map(list, zip(*values, strict=True))
     return like(first, [_stack(column, indices, join(name, key)) for key, column in zip(keys, columns, strict=True)])
 
 
 def _stack_leaf(values: list[Any], indices: Sequence[int] | np.ndarray, name: str) -> np.ndarray:
     if isinstance(values[0], (str, bytes)):
+        for value, index in zip(values, indices, strict=True):
+            if type(value) is not type(values[0]):
+                raise ValueError(
+                    f"sample {index} is {_outline(value)}{_at(name)}, where sample {indices[0]} of the same batch is "
+                    f"{_outline(values[0])}"
+                )
         texts = np.empty(len(values), object)  # numpy's own text types have a width, and its bytes lose final zeros
         texts[:] = values
         return texts
     first = as_leaf(values[0], indices[0], name)
+    alike = _stack_alike(values, first)
+    if alike is not None:
+        return alike
     batch = np.empty((len(values), *first.shape), first.dtype)
     for row, value in enumerate(values):  # np.stack takes ten times as long over scalars
         array = value if type(value) is np.ndarray else as_leaf(value, indices[row], name)
@@ -90,6 +104,23 @@ def _stack_leaf(values: list[Any], indices: Sequence[int] | np.ndarray, name: st
             )
         batch[row] = array
     return batch
+
+
+def _stack_alike(values: list[Any], first: np.ndarray) -> np.ndarray | None:
+    """Stack what is alike in every way with one call of numpy a batch and not one a sample; None if it is not."""
+    kinds = set(map(type, values))
+    if kinds == {np.ndarray} and first.ndim > 0:
+        if set(map(_SHAPE, values)) == {first.shape} and set(map(_DTYPE, values)) == {first.dtype}:
+            batch = np.empty((len(values), *first.shape), first.dtype)
+            np.concatenate(values, out=batch.reshape(len(values) * first.shape[0], *first.shape[1:]))
+            return batch
+    elif kinds == {int}:
+        numbers = np.array(values)
+        if numbers.dtype == np.int64 and -(2**31) <= numbers.min() and numbers.max() < 2**31:
+            return numbers.astype(np.int32)
+    elif kinds in ({float}, {bool}) or (len(kinds) == 1 and issubclass(kinds.pop(), (np.number, np.bool_))):
+        return np.array(values, first.dtype)
+    return None
 
 
 def as_leaf(value: Any, index: int, name: str) -> np.ndarray:
@@ -119,6 +150,24 @@ def as_leaf(value: Any, index: int, name: str) -> np.ndarray:
 def signature(array: np.ndarray) -> str:
     """Write dtype and shape as 'uint8[28, 28, 1]'."""
     return f"{array.dtype}{list(array.shape)}"
+
+
+def outline(sample: Any, index: int) -> str:
+    """Write structure, shapes and dtypes of a sample in one line; two samples can be batched if theirs are equal.
+
+    >>> outline((np.zeros((2, 3), np.uint8), {"label": 5}), 0)
+    '(uint8[2, 3], {label: int32[]})'
+    """
+
+    def write(tree: Any, name: str) -> str:
+        if isinstance(tree, Mapping):
+            return "{" + ", ".join(f"{key}: {write(tree[key], join(name, key))}" for key in sorted(tree, key=str)) + "}"
+        if is_container(tree):
+            inside = ", ".join(write(child, join(name, key)) for key, child in entries(tree))
+            return f"[{inside}]" if isinstance(tree, list) else f"({inside})"
+        return type(tree).__name__ if isinstance(tree, (str, bytes)) else signature(as_leaf(tree, index, name))
+
+    return write(sample, "")
 
 
 def is_container(tree: Any) -> bool:
