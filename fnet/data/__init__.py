@@ -3,7 +3,7 @@
 - dataset: anything with `__len__` and `__getitem__(i)`; ArrayDataset is the one made of arrays
 - order: a pure function of (epoch, positions) -> indices
 - DataLoader: `batch(step)` is a pure function of (seed, step)
-- transforms: callables on images
+- transforms: functions of an image and of the random numbers of its sample (Rng)
 - named sets: digits(), mnist(), fashion_mnist(); each gives (train, test)
 """
 
@@ -14,6 +14,7 @@ from .loader import DataLoader
 from .orders import Sequential, Shuffle
 from .readers import read_idx
 from .reading import Dataset
+from .rng import Rng, Rngs
 from .sets import digits, fashion_mnist, mnist
 from .structure import collate
 
@@ -22,6 +23,8 @@ __all__ = [
     "DataLoader",
     "Dataset",
     "DownloadError",
+    "Rng",
+    "Rngs",
     "Sequential",
     "Shuffle",
     "collate",
