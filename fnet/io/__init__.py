@@ -1,11 +1,13 @@
-"""Files: any pytree in one safe file, and back; a folder of checkpoints from which a run always goes on.
+"""Files: any pytree in one safe file, a folder of checkpoints from which a run always goes on, models without code.
 
 `save` and `load` write and read the safetensors format; `metadata` reads the note in a file's header; `Checkpoints`
-keeps the states of a run; `FileError` is the one exception for a file that cannot be loaded.
+keeps the states of a run; `export` writes a model that `load_exported` runs without its code; `FileError` is the one
+exception for a file that cannot be loaded.
 """
 
 from fnet.io.checkpoints import Checkpoints
+from fnet.io.exporting import Exported, export, load_exported
 from fnet.io.safetensors import FileError
 from fnet.io.saveload import load, metadata, save
 
-__all__ = ["Checkpoints", "FileError", "load", "metadata", "save"]
+__all__ = ["Checkpoints", "Exported", "FileError", "export", "load", "load_exported", "metadata", "save"]
