@@ -55,6 +55,7 @@ from fnet.functional.loss import (
     mse_loss,
     nll_loss,
 )
+from fnet.functional.recurrent import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
 from fnet.functional.softmax import gumbel_softmax, log_softmax, normalize, softmax, softmin
 
 __all__ = [
@@ -77,6 +78,8 @@ __all__ = [
     "fold",
     "gelu",
     "glu",
+    "gru",
+    "gru_cell",
     "gumbel_softmax",
     "hardshrink",
     "hardsigmoid",
@@ -87,6 +90,8 @@ __all__ = [
     "linear",
     "log_softmax",
     "logsigmoid",
+    "lstm",
+    "lstm_cell",
     "mish",
     "mse_loss",
     "nll_loss",
@@ -96,6 +101,8 @@ __all__ = [
     "prelu",
     "relu",
     "relu6",
+    "rnn",
+    "rnn_cell",
     "rrelu",
     "selu",
     "sigmoid",

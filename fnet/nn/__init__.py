@@ -18,13 +18,15 @@ from fnet.nn.conv import (
 from fnet.nn.core import Layer, Model, Param, TransformError
 from fnet.nn.dropout import Dropout
 from fnet.nn.linear import Embedding, Linear
+from fnet.nn.recurrent import GRU, LSTM, RNN, ElmanRNN, GRUCell, LSTMCell, RNNCell
 from fnet.nn.sequential import Sequential
 from fnet.nn.shape import Flatten, Reshape
 
 __all__ = [
     "Conv", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
-    "Dropout", "Embedding", "Ensemble", "Flatten", "Fold", "Layer", "Linear", "Model", "Param", "Remat", "Reshape",
-    "Residual", "Sequential", "Stack", "TransformError", "Unfold", "restack", "unstack",
+    "Dropout", "ElmanRNN", "Embedding", "Ensemble", "Flatten", "Fold", "GRU", "GRUCell", "LSTM", "LSTMCell", "Layer",
+    "Linear", "Model", "Param", "RNN", "RNNCell", "Remat", "Reshape", "Residual", "Sequential", "Stack",
+    "TransformError", "Unfold", "restack", "unstack",
 ]  # fmt: skip
 
 

@@ -153,8 +153,8 @@ def _transform_message(part: Bound, need: str, override: str) -> str:
     return (
         f"part {dotted(part._path)!r} ({text(part.layer)}) {need}, but is called inside a JAX transform begun within "
         "the forward, where one random mask would repeat and new state could not come out. Use the combinator that is "
-        "this transform of a layer: nn.Remat (jax.checkpoint), nn.Stack (jax.lax.scan over layers), nn.Ensemble "
-        f"(jax.vmap); or give {name}(…, {override}) to say what it should use"
+        "this transform of a layer: nn.Remat (jax.checkpoint), nn.Stack (jax.lax.scan over layers), nn.RNN "
+        f"(jax.lax.scan over time), nn.Ensemble (jax.vmap); or give {name}(…, {override}) to say what it should use"
     )
 
 
