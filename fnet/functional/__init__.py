@@ -31,6 +31,7 @@ from fnet.functional.activation import (
     tanhshrink,
     threshold,
 )
+from fnet.functional.attention import scaled_dot_product_attention
 from fnet.functional.convolution import (
     conv,
     conv1d,
@@ -55,11 +56,14 @@ from fnet.functional.loss import (
     mse_loss,
     nll_loss,
 )
+from fnet.functional.position import alibi_bias, alibi_slopes, rotary_embedding, sinusoidal_embedding
 from fnet.functional.recurrent import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
 from fnet.functional.softmax import gumbel_softmax, log_softmax, normalize, softmax, softmin
 
 __all__ = [
     "MissingKey",
+    "alibi_bias",
+    "alibi_slopes",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "celu",
@@ -103,10 +107,13 @@ __all__ = [
     "relu6",
     "rnn",
     "rnn_cell",
+    "rotary_embedding",
     "rrelu",
+    "scaled_dot_product_attention",
     "selu",
     "sigmoid",
     "silu",
+    "sinusoidal_embedding",
     "softmax",
     "softmin",
     "softplus",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fnet.nn.attention import MultiHeadAttention, MultiheadAttention
 from fnet.nn.combinators import Ensemble, Remat, Residual, Stack, restack, unstack
 from fnet.nn.conv import (
     Conv,
@@ -18,6 +19,7 @@ from fnet.nn.conv import (
 from fnet.nn.core import Layer, Model, Param, TransformError
 from fnet.nn.dropout import Dropout
 from fnet.nn.linear import Embedding, Linear
+from fnet.nn.position import LearnedPosition, RoPE, SinusoidalPosition
 from fnet.nn.recurrent import GRU, LSTM, RNN, ElmanRNN, GRUCell, LSTMCell, RNNCell
 from fnet.nn.sequential import Sequential
 from fnet.nn.shape import Flatten, Reshape
@@ -25,8 +27,9 @@ from fnet.nn.shape import Flatten, Reshape
 __all__ = [
     "Conv", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
     "Dropout", "ElmanRNN", "Embedding", "Ensemble", "Flatten", "Fold", "GRU", "GRUCell", "LSTM", "LSTMCell", "Layer",
-    "Linear", "Model", "Param", "RNN", "RNNCell", "Remat", "Reshape", "Residual", "Sequential", "Stack",
-    "TransformError", "Unfold", "restack", "unstack",
+    "LearnedPosition", "Linear", "Model", "MultiHeadAttention", "MultiheadAttention", "Param", "RNN", "RNNCell",
+    "Remat", "Reshape", "Residual", "RoPE", "Sequential", "SinusoidalPosition", "Stack", "TransformError", "Unfold",
+    "restack", "unstack",
 ]  # fmt: skip
 
 
