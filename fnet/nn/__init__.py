@@ -19,17 +19,60 @@ from fnet.nn.conv import (
 from fnet.nn.core import Layer, Model, Param, TransformError
 from fnet.nn.dropout import Dropout
 from fnet.nn.linear import Embedding, Linear
+from fnet.nn.norm import (
+    BatchNorm,
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    InstanceNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    LayerNorm,
+    LocalResponseNorm,
+    RMSNorm,
+)
+from fnet.nn.pooling import (
+    AdaptiveAvgPool,
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
+    AvgPool,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    GlobalAvgPool,
+    GlobalMaxPool,
+    LPPool,
+    LPPool1d,
+    LPPool2d,
+    LPPool3d,
+    MaxPool,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+)
 from fnet.nn.position import LearnedPosition, RoPE, SinusoidalPosition
 from fnet.nn.recurrent import GRU, LSTM, RNN, ElmanRNN, GRUCell, LSTMCell, RNNCell
 from fnet.nn.sequential import Sequential
 from fnet.nn.shape import Flatten, Reshape
 
 __all__ = [
-    "Conv", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
-    "Dropout", "ElmanRNN", "Embedding", "Ensemble", "Flatten", "Fold", "GRU", "GRUCell", "LSTM", "LSTMCell", "Layer",
-    "LearnedPosition", "Linear", "Model", "MultiHeadAttention", "MultiheadAttention", "Param", "RNN", "RNNCell",
-    "Remat", "Reshape", "Residual", "RoPE", "Sequential", "SinusoidalPosition", "Stack", "TransformError", "Unfold",
-    "restack", "unstack",
+    "AdaptiveAvgPool", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool",
+    "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d", "AvgPool", "AvgPool1d", "AvgPool2d", "AvgPool3d",
+    "BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Conv", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose",
+    "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Dropout", "ElmanRNN", "Embedding", "Ensemble",
+    "Flatten", "Fold", "GRU", "GRUCell", "GlobalAvgPool", "GlobalMaxPool", "GroupNorm", "InstanceNorm",
+    "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "LPPool", "LPPool1d", "LPPool2d", "LPPool3d", "LSTM",
+    "LSTMCell", "Layer", "LayerNorm", "LearnedPosition", "Linear", "LocalResponseNorm", "MaxPool", "MaxPool1d",
+    "MaxPool2d", "MaxPool3d", "Model", "MultiHeadAttention", "MultiheadAttention", "Param", "RMSNorm", "RNN",
+    "RNNCell", "Remat", "Reshape", "Residual", "RoPE", "Sequential", "SinusoidalPosition", "Stack",
+    "TransformError", "Unfold", "restack", "unstack",
 ]  # fmt: skip
 
 

@@ -1,0 +1,341 @@
+"""Normalisation: statistics over some axes, in at least float32, the result in the dtype of the input.
+
+Every norm here is one function, `_standardize`, with its own derivative. Autodiff of the formulas takes twice as many
+passes over the data, and keeps float32 copies of what is 16 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+Axes: TypeAlias = tuple[int, ...]
+
+
+def batch_norm(
+    x: ArrayLike,
+    running_mean: ArrayLike | None = None,
+    running_var: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    training: bool = False,
+    momentum: ArrayLike = 0.1,
+    eps: float = 1e-5,
+    *,
+    mask: ArrayLike | None = None,
+) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    """(x - mean) / sqrt(var + eps) * weight + bias for each channel: `(y, running mean, running variance)`.
+
+    Shapes: x (..., C), all others (C,) -> y (..., C). In training, mean and variance are those of the batch over all
+    axes but the last, and where running statistics are given, new ones are returned (PyTorch writes them in place):
+    `(1 - momentum) * running + momentum * batch`, the variance of the batch unbiased there and biased in y. Otherwise
+    the running ones normalise, and are returned as they came.
+
+    `mask` (bool, of the first axes of x: (N,), (N, T)) says which positions count in the statistics; the others are
+    normalised like them. A batch with fewer than two counted values leaves running statistics as they were. Statistics
+    of a batch sharded over devices are those of the whole batch.
+
+    Source: Ioffe & Szegedy 2015 (arXiv:1502.03167). Raises ValueError for shapes that do not fit, for training on one
+    value per channel, and for evaluation without running statistics; TypeError for integer input.
+
+    >>> y, mean, var = batch_norm(jnp.array([[1.0], [3.0]]), jnp.zeros(1), jnp.ones(1), training=True)
+    >>> print(y.ravel().round(2), mean, var)
+    [-1.  1.] [0.2] [1.1]
+    """
+    x = _floats(x, "batch_norm", 2)
+    given = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    mean, var, weight, bias = (_vector(v, x, "batch_norm", name) for name, v in given.items())
+    if (mean is None) != (var is None):
+        raise ValueError("batch_norm takes running_mean and running_var together, or neither")
+    if not training:
+        if mean is None or var is None:
+            raise ValueError("batch_norm: evaluation (training=False) needs running_mean and running_var")
+        return _affine(x, mean, var, weight, bias, eps), mean, var
+    axes = tuple(range(x.ndim - 1))
+    counted = _counted(mask, x, "batch_norm")
+    if x.size <= x.shape[-1]:
+        raise ValueError(
+            f"batch_norm: expected more than 1 value per channel when training, got input of shape {x.shape}; "
+            f"train on larger batches, or normalise with running statistics (train=False)"
+        )
+    y, batch_mean, batch_var = _standardize(x, _row(weight, x), _row(bias, x), counted, axes, eps, True)
+    if mean is None or var is None:
+        return y, None, None
+    count = _count(x, counted, axes)
+    unbiased = batch_var * (count / jnp.maximum(count - 1, 1))
+    rate = jnp.where(count > 1, momentum, 0.0)
+    return y, _moved(mean, batch_mean, rate), _moved(var, unbiased, rate)
+
+
+def layer_norm(
+    x: ArrayLike,
+    normalized_shape: int | Sequence[int],
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+) -> jax.Array:
+    """(x - mean) / sqrt(var + eps) * weight + bias, with mean and biased variance over the last axes.
+
+    Shapes: x (..., *normalized_shape), weight and bias of normalized_shape. Source: Ba et al. 2016 (arXiv:1607.06450).
+    Raises ValueError for shapes that do not fit, TypeError for integer input.
+
+    >>> layer_norm(jnp.array([1.0, 3.0]), 2).round(3)
+    Array([-1.,  1.], dtype=float32)
+    """
+    x, axes = _last_axes(x, normalized_shape, "layer_norm")
+    weight, bias = (_shaped(v, x, axes, "layer_norm", name) for v, name in ((weight, "weight"), (bias, "bias")))
+    return _standardize(x, weight, bias, None, axes, eps, True)[0]
+
+
+def rms_norm(
+    x: ArrayLike, normalized_shape: int | Sequence[int], weight: ArrayLike | None = None, eps: float | None = None
+) -> jax.Array:
+    """x / sqrt(mean(x²) + eps) * weight, with the mean over the last axes.
+
+    Shapes: x (..., *normalized_shape), weight of normalized_shape. `eps=None` is the machine epsilon of the dtype that
+    is computed in, float32 or float64. Source: Zhang & Sennrich 2019 (arXiv:1910.07467). Raises ValueError for shapes
+    that do not fit, TypeError for integer input.
+
+    >>> rms_norm(jnp.array([5.0, -5.0]), 2)
+    Array([ 1., -1.], dtype=float32)
+    """
+    x, axes = _last_axes(x, normalized_shape, "rms_norm")
+    eps = float(jnp.finfo(_wide(x).dtype).eps) if eps is None else eps
+    return _standardize(x, _shaped(weight, x, axes, "rms_norm", "weight"), None, None, axes, eps, False)[0]
+
+
+def group_norm(
+    x: ArrayLike,
+    num_groups: int,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+) -> jax.Array:
+    """(x - mean) / sqrt(var + eps) * weight + bias, with the statistics of each example and group of channels.
+
+    Shapes: x (N, ..., C) with C divisible by num_groups; weight and bias (C,). Source: Wu & He 2018
+    (arXiv:1803.08494). Raises ValueError for shapes that do not fit, TypeError for integer input.
+
+    >>> group_norm(jnp.array([[1.0, 3.0, 10.0, 30.0]]), 2).round(3)
+    Array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
+    x = _floats(x, "group_norm", 2)
+    channels = x.shape[-1]
+    if num_groups < 1 or channels % num_groups:
+        raise ValueError(f"group_norm: num_groups={num_groups} does not divide the {channels} channels of {x.shape}")
+    grouped = x.reshape(*x.shape[:-1], num_groups, channels // num_groups)
+    scale, shift = (
+        None if v is None else v.reshape(*(1,) * (x.ndim - 1), *grouped.shape[-2:])
+        for v in (_vector(v, x, "group_norm", name) for v, name in ((weight, "weight"), (bias, "bias")))
+    )
+    axes = (*range(1, x.ndim - 1), x.ndim)
+    return _standardize(grouped, scale, shift, None, axes, eps, True)[0].reshape(x.shape)
+
+
+def instance_norm(
+    x: ArrayLike,
+    running_mean: ArrayLike | None = None,
+    running_var: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    """Each channel of each example normalised over its positions: `(y, running mean, running variance)`.
+
+    Shapes: x (N, ..., C) with at least one axis between, all others (C,). Running statistics, where given, move towards
+    the average over the batch of the examples' means and unbiased variances; they normalise instead of the input's own
+    with `use_input_stats=False`. Source: Ulyanov et al. 2016 (arXiv:1607.08022). Raises ValueError for shapes that
+    do not fit and for one position per channel, TypeError for integer input.
+
+    >>> instance_norm(jnp.array([[[1.0], [3.0]]]))[0].round(3).tolist()
+    [[[-1.0], [1.0]]]
+    """
+    x = _floats(x, "instance_norm", 3)
+    given = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    mean, var, weight, bias = (_vector(v, x, "instance_norm", name) for name, v in given.items())
+    if (mean is None) != (var is None):
+        raise ValueError("instance_norm takes running_mean and running_var together, or neither")
+    if not use_input_stats:
+        if mean is None or var is None:
+            raise ValueError("instance_norm: use_input_stats=False needs running_mean and running_var")
+        return _affine(x, mean, var, weight, bias, eps), mean, var
+    axes = tuple(range(1, x.ndim - 1))
+    count = int(np.prod([x.shape[axis] for axis in axes]))
+    if count <= 1:
+        raise ValueError(f"instance_norm: expected more than 1 position per channel, got input of shape {x.shape}")
+    y, own_mean, own_var = _standardize(x, _row(weight, x), _row(bias, x), None, axes, eps, True)
+    if mean is None or var is None:
+        return y, None, None
+    batch_mean, batch_var = (v.reshape(x.shape[0], -1).mean(0) for v in (own_mean, own_var))
+    return y, _moved(mean, batch_mean, momentum), _moved(var, batch_var * (count / (count - 1)), momentum)
+
+
+def local_response_norm(
+    x: ArrayLike, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> jax.Array:
+    """x / (k + alpha * mean of x² over `size` neighbouring channels) ** beta; channels past the ends count as 0.
+
+    Shapes: x (..., C), kept. Source: Krizhevsky et al. 2012, section 3.3, with PyTorch's alpha, which is divided by
+    `size`. Raises ValueError for a size below 1, TypeError for integer input.
+
+    >>> local_response_norm(jnp.array([1.0, 2.0]), 2, alpha=2.0).round(3)
+    Array([0.595, 0.522], dtype=float32)
+    """
+    if size < 1:
+        raise ValueError(f"local_response_norm: size is a number of channels, at least 1, got {size}")
+    x = _floats(x, "local_response_norm", 1)
+    wide = _wide(x)
+    squares = jnp.pad(wide * wide, [(0, 0)] * (x.ndim - 1) + [(size // 2, (size - 1) // 2)])
+    total = sum(squares[..., start : start + x.shape[-1]] for start in range(size))
+    return (wide / (k + alpha * total / size) ** beta).astype(x.dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
+def _standardize(x: Any, scale: Any, shift: Any, mask: Any, axes: Axes, eps: float, center: bool) -> Any:
+    """`(x̂ * scale + shift, mean, variance)` with x̂ = (x - mean) / sqrt(variance + eps).
+
+    Mean and (biased) variance are taken over `axes`, which they keep with size 1, and where `mask` is True; scale,
+    shift and mask broadcast against x, None where absent. Without `center`, mean is None and the variance mean(x²).
+    """
+    wide = _wide(x)
+    mean = _mean(wide, mask, axes) if center else None
+    centered = wide if mean is None else wide - mean
+    var = _mean(centered * centered, mask, axes)
+    y = centered * jax.lax.rsqrt(var + eps)
+    y = y if scale is None else y * scale
+    y = y if shift is None else y + shift
+    return y.astype(x.dtype), mean, var
+
+
+@_standardize.defjvp
+def _standardize_jvp(axes: Axes, eps: float, center: bool, primals: Any, tangents: Any) -> Any:
+    """With a = scale / sqrt(variance + eps) and E the mean over the axes, dx̂ gives
+
+        dy = a dx + (dshift - a E[dx]) + x̂ (dscale - a E[x̂ dx]),
+
+    whose transpose, the gradient, needs the sums of dy and of x̂ dy over the axes once, for x, scale and shift alike.
+    """
+    x, scale, shift, mask = primals
+    dx, dscale, dshift, _ = tangents
+    y, mean, var = _standardize(x, scale, shift, mask, axes, eps, center)
+    inverse = jax.lax.rsqrt(var + eps)
+    a = inverse if scale is None else inverse * scale
+    dx, x_hat = _wide(dx), _standardized(x, mean, inverse)
+    along = _mean(x_hat * dx, mask, axes)
+    slope = -a * along if scale is None else dscale - a * along
+    dy = a * dx + x_hat * slope
+    dmean = None
+    if mean is not None:
+        dmean = _mean(dx, mask, axes)
+        dy = dy - a * dmean if shift is None else dy + (dshift - a * dmean)
+    elif shift is not None:
+        dy = dy + dshift
+    return (y, mean, var), (dy.astype(x.dtype), dmean, 2 * along / inverse)
+
+
+def _standardized(x: jax.Array, mean: jax.Array | None, inverse: jax.Array) -> jax.Array:
+    return (_wide(x) if mean is None else _wide(x) - mean) * inverse
+
+
+def _mean(x: jax.Array, mask: jax.Array | None, axes: Axes) -> jax.Array:
+    """The mean over `axes`, kept with size 1, of the entries that count."""
+    if mask is None:
+        return x.mean(axes, keepdims=True)
+    return jnp.where(mask, x, 0).sum(axes, keepdims=True) / jnp.maximum(_count(x, mask, axes), 1)
+
+
+def _count(x: jax.Array, mask: jax.Array | None, axes: Axes) -> Any:
+    """How many entries of x each statistic over `axes` counts."""
+    if mask is None:
+        return float(np.prod([x.shape[axis] for axis in axes]))
+    repeats = np.prod([x.shape[axis] for axis in axes if mask.shape[axis] == 1])
+    return mask.sum().astype(jnp.promote_types(x.dtype, jnp.float32)) * float(repeats)
+
+
+def _affine(x: jax.Array, mean: jax.Array, var: jax.Array, weight: Any, bias: Any, eps: float) -> jax.Array:
+    """x normalised by given statistics."""
+    scale = jax.lax.rsqrt(_wide(var) + eps)
+    scale = scale if weight is None else scale * weight
+    row = (1,) * (x.ndim - 1) + (-1,)
+    y = (_wide(x) - mean.reshape(row)) * scale.reshape(row)
+    return (y if bias is None else y + bias.reshape(row)).astype(x.dtype)
+
+
+def _moved(running: jax.Array, batch: jax.Array, rate: ArrayLike) -> jax.Array:
+    """The running statistic after a batch, in its own dtype; no gradient flows into it."""
+    wide = _wide(running)
+    step = rate * (jax.lax.stop_gradient(batch).reshape(running.shape) - wide)
+    return (wide + step).astype(running.dtype)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _row(vector: jax.Array | None, x: jax.Array) -> jax.Array | None:
+    """A vector over channels with the rank of x, as implicit rank promotion may be off."""
+    return None if vector is None else vector.reshape(*(1,) * (x.ndim - 1), -1)
+
+
+def _floats(x: ArrayLike, where: str, axes: int) -> jax.Array:
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{where}: got {x.dtype} input of shape {x.shape}, and normalises real floats; scale integers first: "
+            f"x / 255, or data.transforms.ToFloat() for bytes"
+        )
+    if x.ndim < axes:
+        names = {1: "(..., C)", 2: "(N, ..., C)", 3: "(N, ..., C) with positions between"}[axes]
+        raise ValueError(f"{where}: input has shape {x.shape}, expected at least {axes} axes, {names}")
+    return x
+
+
+def _vector(value: ArrayLike | None, x: jax.Array, where: str, name: str) -> jax.Array | None:
+    if value is None:
+        return None
+    value = jnp.asarray(value)
+    if value.shape != x.shape[-1:]:
+        raise ValueError(
+            f"{where}: {name} has shape {value.shape}, expected {x.shape[-1:]}, one value for each channel (the last "
+            f"axis) of the input {x.shape}"
+        )
+    return value
+
+
+def _counted(mask: ArrayLike | None, x: jax.Array, where: str) -> jax.Array | None:
+    if mask is None:
+        return None
+    mask = jnp.asarray(mask)
+    if mask.dtype != bool or not mask.ndim or mask.shape != x.shape[:-1][: mask.ndim]:
+        raise ValueError(
+            f"{where}: mask is {mask.dtype} of shape {mask.shape}, expected bool of the first axes of the input "
+            f"{x.shape}, its channels not among them: {x.shape[:1]} for whole examples"
+        )
+    return mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim))
+
+
+def _last_axes(x: ArrayLike, shape: int | Sequence[int], where: str) -> tuple[jax.Array, Axes]:
+    x = _floats(x, where, 1)
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise ValueError(f"{where}: normalized_shape={shape} is not how the input's shape {x.shape} ends")
+    return x, tuple(range(x.ndim - len(shape), x.ndim))
+
+
+def _shaped(value: ArrayLike | None, x: jax.Array, axes: Axes, where: str, name: str) -> jax.Array | None:
+    if value is None:
+        return None
+    value = jnp.asarray(value)
+    if value.shape != x.shape[-len(axes) :]:
+        raise ValueError(
+            f"{where}: {name} has shape {value.shape}, expected the normalized_shape {x.shape[-len(axes) :]}"
+        )
+    return value.reshape(*(1,) * (x.ndim - len(axes)), *value.shape)
