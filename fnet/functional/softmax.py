@@ -5,12 +5,11 @@ All compute in at least float32 and return the dtype of their input (integers co
 
 from __future__ import annotations
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from fnet.functional.distance import vector_norm
 from fnet.functional.dropout import MissingKey
 from fnet.functional.dtypes import as_float, at_least_float32
 
@@ -78,16 +77,5 @@ def normalize(x: ArrayLike, p: float = 2.0, dim: int = -1, eps: float = 1e-12) -
     Array([0.6, 0.8], dtype=float32)
     """
     x = as_float(x)
-    return (at_least_float32(x, "normalize") / jnp.maximum(_norm(x, p, dim), eps)).astype(x.dtype)
-
-
-def _norm(x: jax.Array, p: float, dim: int) -> jax.Array:
-    x = at_least_float32(x, "normalize")
-    size = x * jnp.sign(x)  # |x| with PyTorch's derivative at 0, which is 0; jnp.abs has 1
-    if p == math.inf:
-        return size.max(dim, keepdims=True)
-    if p < 1:
-        raise ValueError(f"normalize: p={p} is not the order of a norm; pass 1 or more, or math.inf")
-    total = (size**p).sum(dim, keepdims=True)
-    # The root has no derivative at 0: there take PyTorch's, which is 0.
-    return jnp.where(total > 0, jnp.where(total > 0, total, 1) ** (1 / p), 0)
+    wide = at_least_float32(x, "normalize")
+    return (wide / jnp.maximum(vector_norm(wide, p, dim, "normalize"), eps)).astype(x.dtype)
