@@ -62,7 +62,7 @@ def test_an_error_says_sample_epoch_and_step_and_the_next_step_follows(prefetch)
     with pytest.raises(StopIteration):
         next(stream)
     stopping = DataLoader(Squares(4, bad={3}, error=StopIteration()), 2, prefetch=prefetch)
-    with pytest.raises(RuntimeError, match="raised StopIteration in epoch 0, step 1"):
+    with pytest.raises(RuntimeError, match=r"raised StopIteration\(\) in epoch 0, step 1"):
         list(stopping.epoch(0))
     del stream, caught
     assert no_threads_left()

@@ -1,8 +1,10 @@
 """Data: datasets, orders, the loader, readers and named sets. Needs numpy only, and never imports JAX.
 
-- dataset: anything with `__len__` and `__getitem__(i)`; ArrayDataset is the one made of arrays
-- order: a pure function of (epoch, positions) -> indices
-- DataLoader: `batch(step)` is a pure function of (seed, step)
+- dataset: anything with `__len__` and `__getitem__(i)`; ArrayDataset is the one made of arrays, TokenWindows of a text;
+  Map, Filter, Concat, Zip, Subset, Cache, Packed, random_split, k_fold make datasets of datasets
+- order: a pure function of (epoch, positions) -> indices: Shuffle, Weighted, ClassBalanced, Mixture, LengthBuckets, …
+- DataLoader: `batch(step)` is a pure function of (seed, step); StreamLoader promises less, for what only goes forward
+- to_device: batches as jax arrays, transferred ahead
 - transforms: functions of an image and of the random numbers of its sample (Rng)
 - named sets: digits(), mnist(), fashion_mnist(); each gives (train, test)
 """
@@ -10,27 +12,53 @@
 from . import transforms
 from .datasets import ArrayDataset
 from .download import DownloadError
+from .feed import to_device
 from .loader import DataLoader
+from .maps import Cache, Map, MapBatch
 from .orders import Sequential, Shuffle
 from .readers import read_idx
 from .reading import Dataset
 from .rng import Rng, Rngs
+from .sampling import BlockShuffle, ClassBalanced, LengthBuckets, Mixture, Weighted, WindowShuffle
+from .sequences import Packed, PadTo, TokenWindows
 from .sets import digits, fashion_mnist, mnist
+from .streams import StreamLoader
 from .structure import collate
+from .views import Concat, Filter, Subset, Zip, k_fold, random_split
 
 __all__ = [
     "ArrayDataset",
+    "BlockShuffle",
+    "Cache",
+    "ClassBalanced",
+    "Concat",
     "DataLoader",
     "Dataset",
     "DownloadError",
+    "Filter",
+    "LengthBuckets",
+    "Map",
+    "MapBatch",
+    "Mixture",
+    "Packed",
+    "PadTo",
     "Rng",
     "Rngs",
     "Sequential",
     "Shuffle",
+    "StreamLoader",
+    "Subset",
+    "TokenWindows",
+    "Weighted",
+    "WindowShuffle",
+    "Zip",
     "collate",
     "digits",
     "fashion_mnist",
+    "k_fold",
     "mnist",
+    "random_split",
     "read_idx",
+    "to_device",
     "transforms",
 ]

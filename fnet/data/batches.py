@@ -50,7 +50,7 @@ class Batches(Iterator[Any]):
         except StopIteration:
             self.close()
             raise
-        except BaseException:
+        except Exception:  # and not Ctrl-C, which takes no batch from the worker
             self._account(start)
             raise
         self._account(start)

@@ -151,8 +151,8 @@ class DataLoader:
         epoch = step // len(self)
         try:
             batch, bad = self._read(epoch, indices)
-        except StopIteration as error:  # as it is, it would end the caller's for loop in silence
-            raise RuntimeError(f"the dataset raised StopIteration in epoch {epoch}, step {step}") from error
+        except (StopIteration, SystemExit) as error:  # as they are, they would end the caller's loop in silence
+            raise RuntimeError(f"the dataset raised {error!r} in epoch {epoch}, step {step}") from error
         except Exception as error:
             error.add_note(f"in the batch of epoch {epoch}, step {step}")
             raise
@@ -211,6 +211,11 @@ class DataLoader:
         settings = ", ".join(f"{name}={value!r}" for name, value in shown.items())
         return f"DataLoader({dataset}, {settings}: {len(self)} steps an epoch)"
 
+    def _describe(self, step: int) -> str:
+        indices = self.indices(step).tolist()
+        more = ", …" if len(indices) > 20 else ""
+        return f"epoch {step // len(self)}, step {step} (samples {', '.join(map(str, indices[:20]))}{more})"
+
     def _plan(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Give the indices that this host reads in a step, and which of them count."""
         epoch, number = divmod(step, len(self))
@@ -235,7 +240,7 @@ class DataLoader:
             if reader.random:
                 keys = Rngs(self.seed, epoch, indices).keys.tolist()
                 for index, key in zip(indices.tolist(), keys, strict=True):
-                    samples.append(self.dataset.get(index, Rng.from_key(key)))
+                    samples.append(reader.sample(index, Rng.from_key(key)))
             else:
                 for index in indices.tolist():
                     samples.append(self.dataset[index])
@@ -269,6 +274,14 @@ class DataLoader:
 
     def _workers(self, steps: Callable[[int, int], Any]) -> Sequence[Worker]:
         """Make what prepares batches; steps(worker, workers) are those of one of them."""
+        if self.processes:
+            from .processes import ProcessWorker, pack
+
+            payload = pack(self)
+            return [
+                ProcessWorker(payload, steps(k, self.processes), self.prefetch, self._describe)
+                for k in range(self.processes)
+            ]
         threads = self.threads
         if threads is None:
             threads = 0 if self.prefetch == 0 or self._reader.instant else 1

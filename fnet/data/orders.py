@@ -98,10 +98,10 @@ class Sequential:
     n: int
 
     def __post_init__(self) -> None:
-        _check_length(self.n)
+        check_length(self.n)
 
     def __call__(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        return _check_positions(positions, self.n).astype(np.int64)
+        return check_positions(positions, self.n).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -130,11 +130,11 @@ class Shuffle:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_length(self.n)
+        check_length(self.n)
         check_seed(self.seed)
 
     def __call__(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        positions = _check_positions(positions, self.n)
+        positions = check_positions(positions, self.n)
         if self.n <= _SORTED_BELOW:
             hashes = hash64(self.seed, epoch, self.n, np.arange(self.n))
             return np.argsort(hashes, kind="stable").astype(np.int64)[positions.astype(np.intp)]
@@ -220,12 +220,14 @@ def check_seed(seed: int) -> int:
     return value
 
 
-def _check_length(n: int) -> None:
+def check_length(n: int) -> None:
+    """Raise unless n is a possible number of positions."""
     if not 1 <= operator.index(n) <= 2**63:
         raise ValueError(f"an order needs between 1 and 2**63 samples, got n={n}")
 
 
-def _check_positions(positions: np.ndarray, n: int) -> np.ndarray:
+def check_positions(positions: np.ndarray, n: int) -> np.ndarray:
+    """Return positions as uint64, or raise: they must be integers of 0 to n - 1."""
     positions = np.asarray(positions)
     if positions.dtype.kind not in "iu":
         raise TypeError(f"positions must be an array of integers, got dtype {positions.dtype}")

@@ -22,7 +22,7 @@ class Prefetch(Iterator[Any]):
     [0, 1, 4, 9]
     """
 
-    def __init__(self, make: Callable[[int], Any], steps: Iterable[int], ahead: int) -> None:
+    def __init__(self, make: Callable[[Any], Any], steps: Iterable[Any], ahead: int) -> None:
         self._closed = False
         self._direct = map(make, steps) if ahead == 0 else None
         if ahead == 0:
@@ -92,18 +92,21 @@ def _stop(stopped: list[bool], permits: queue.SimpleQueue[None]) -> None:
 
 
 def _work(
-    make: Callable[[int], Any],
-    steps: Iterator[int],
+    make: Callable[[Any], Any],
+    steps: Iterator[Any],
     permits: queue.SimpleQueue[None],
     ready: queue.SimpleQueue[tuple[Any, BaseException | None]],
     stopped: list[bool],
 ) -> None:
-    for step in steps:
+    while True:
         permits.get()
         if stopped:
             return
         try:
-            ready.put((make(step), None))
+            step = next(steps, _DONE)
+            ready.put((_DONE if step is _DONE else make(step), None))
         except BaseException as error:  # a SystemExit too belongs to whoever waits for the item
             ready.put((None, error))
-    ready.put((_DONE, None))
+        else:
+            if step is _DONE:
+                return

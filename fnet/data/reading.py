@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -48,6 +48,7 @@ class Reader:
     vectorised: bool
     random: bool
     instant: bool
+    has_get: bool
     batch_takes_rng: bool
 
     @classmethod
@@ -58,19 +59,25 @@ class Reader:
         # A view of another dataset has both methods always, and says here whether they would do anything.
         vectorised = getattr(dataset, "vectorised", get_batch is not None and (takes_rng or not has_get))
         random = getattr(dataset, "random", has_get or takes_rng)
-        return cls(dataset, vectorised, random, vectorised and getattr(dataset, "instant", False), takes_rng)
+        return cls(dataset, vectorised, random, vectorised and getattr(dataset, "instant", False), has_get, takes_rng)
 
     def sample(self, index: int, rng: Rng | None = None) -> Any:
         """Read one sample."""
-        if self.random and rng is not None:
-            if self.vectorised:
-                rngs = Rngs.__new__(Rngs)
-                rngs.keys, rngs.counts = np.array([rng.key], np.uint64), np.array([rng.count], np.uint64)
-                batch = self.batch(np.array([index]), rngs)
-                rng.count = int(rngs.counts[0])
-                return map_leaves(lambda _, leaf: leaf[0], batch)
-            return self.dataset.get(index, rng)
-        return self.dataset[index]
+        if not self.random or rng is None:
+            return self.dataset[index]
+        return self.dataset.get(index, rng) if self.has_get else self.of_one(index, rng, self.batch)
+
+    @staticmethod
+    def of_one(index: int, rng: Rng | None, get_batch: Callable[[np.ndarray, Rngs | None], Any]) -> Any:
+        """Read one sample as a batch of one, with the same random numbers."""
+        rngs = None
+        if rng is not None:
+            rngs = Rngs.__new__(Rngs)
+            rngs.keys, rngs.counts = np.array([rng.key], np.uint64), np.array([rng.count], np.uint64)
+        batch = get_batch(np.array([index]), rngs)
+        if rng is not None and rngs is not None:
+            rng.count = int(rngs.counts[0])
+        return map_leaves(lambda _, leaf: leaf[0], batch)
 
     def batch(self, indices: np.ndarray, rngs: Rngs | None = None) -> Any:
         """Read a batch with get_batch; only for what is vectorised."""
