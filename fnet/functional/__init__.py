@@ -48,6 +48,7 @@ from fnet.functional.convolution import (
 from fnet.functional.distance import cosine_similarity, pairwise_distance, pdist
 from fnet.functional.dropout import MissingKey, dropout
 from fnet.functional.embedding import embedding, one_hot
+from fnet.functional.gated import geglu, swiglu
 from fnet.functional.linear import linear
 from fnet.functional.loss import (
     binary_cross_entropy,
@@ -77,6 +78,7 @@ from fnet.functional.loss import (
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
 )
+from fnet.functional.moe import load_balancing_loss, router_z_loss
 from fnet.functional.norm import batch_norm, group_norm, instance_norm, layer_norm, local_response_norm, rms_norm
 from fnet.functional.pooling import (
     adaptive_avg_pool,
@@ -142,6 +144,7 @@ __all__ = [
     "embedding",
     "fold",
     "gaussian_nll_loss",
+    "geglu",
     "gelu",
     "glu",
     "group_norm",
@@ -161,6 +164,7 @@ __all__ = [
     "leaky_relu",
     "linear",
     "linear_cross_entropy",
+    "load_balancing_loss",
     "local_response_norm",
     "log_softmax",
     "logsigmoid",
@@ -195,6 +199,7 @@ __all__ = [
     "rnn",
     "rnn_cell",
     "rotary_embedding",
+    "router_z_loss",
     "rrelu",
     "scaled_dot_product_attention",
     "selu",
@@ -210,6 +215,7 @@ __all__ = [
     "softplus",
     "softshrink",
     "softsign",
+    "swiglu",
     "swish",
     "tanh",
     "tanhshrink",

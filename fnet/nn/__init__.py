@@ -3,6 +3,7 @@
 from typing import Any
 
 from fnet.nn.attention import MultiHeadAttention, MultiheadAttention
+from fnet.nn.branches import Lambda, Parallel
 from fnet.nn.combinators import Ensemble, Remat, Residual, Stack, restack, unstack
 from fnet.nn.conv import (
     Conv,
@@ -18,7 +19,9 @@ from fnet.nn.conv import (
 )
 from fnet.nn.core import Layer, Model, Param, TransformError
 from fnet.nn.dropout import Dropout
+from fnet.nn.gated import GEGLU, SwiGLU
 from fnet.nn.linear import Embedding, Linear
+from fnet.nn.moe import MoE
 from fnet.nn.norm import (
     BatchNorm,
     BatchNorm1d,
@@ -66,12 +69,12 @@ __all__ = [
     "AdaptiveAvgPool", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool",
     "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d", "AvgPool", "AvgPool1d", "AvgPool2d", "AvgPool3d",
     "BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Conv", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose",
-    "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Dropout", "ElmanRNN", "Embedding", "Ensemble",
-    "Flatten", "Fold", "GRU", "GRUCell", "GlobalAvgPool", "GlobalMaxPool", "GroupNorm", "InstanceNorm",
-    "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "LPPool", "LPPool1d", "LPPool2d", "LPPool3d", "LSTM",
-    "LSTMCell", "Layer", "LayerNorm", "LearnedPosition", "Linear", "LocalResponseNorm", "MaxPool", "MaxPool1d",
-    "MaxPool2d", "MaxPool3d", "Model", "MultiHeadAttention", "MultiheadAttention", "Param", "RMSNorm", "RNN",
-    "RNNCell", "Remat", "Reshape", "Residual", "RoPE", "Sequential", "SinusoidalPosition", "Stack",
+    "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Dropout", "ElmanRNN", "Embedding", "Ensemble", "Flatten",
+    "Fold", "GEGLU", "GRU", "GRUCell", "GlobalAvgPool", "GlobalMaxPool", "GroupNorm", "InstanceNorm", "InstanceNorm1d",
+    "InstanceNorm2d", "InstanceNorm3d", "LPPool", "LPPool1d", "LPPool2d", "LPPool3d", "LSTM", "LSTMCell", "Lambda",
+    "Layer", "LayerNorm", "LearnedPosition", "Linear", "LocalResponseNorm", "MaxPool", "MaxPool1d", "MaxPool2d",
+    "MaxPool3d", "MoE", "Model", "MultiHeadAttention", "MultiheadAttention", "Parallel", "Param", "RMSNorm", "RNN",
+    "RNNCell", "Remat", "Reshape", "Residual", "RoPE", "Sequential", "SinusoidalPosition", "Stack", "SwiGLU",
     "TransformError", "Unfold", "restack", "unstack",
 ]  # fmt: skip
 

@@ -137,7 +137,7 @@ class Stack(Combinator):
     ) -> tuple[Spec, Any]:
         specs, output = record(self.layer, inputs, kwargs, key, train)
         _check_same(self, inputs, output)
-        return _stacked(specs, self.n), output
+        return stacked(specs, self.n), output
 
 
 @dataclass(frozen=True, repr=False)
@@ -172,7 +172,7 @@ class Ensemble(Combinator):
         self, inputs: tuple[Any, ...], kwargs: Mapping[str, Any], key: Any, train: bool
     ) -> tuple[Spec, Any]:
         specs, output = record(self.layer, inputs, kwargs, key, train)
-        return _stacked(specs, self.n), jax.tree.map(lambda y: jnp.broadcast_to(y, (self.n, *jnp.shape(y))), output)
+        return stacked(specs, self.n), jax.tree.map(lambda y: jnp.broadcast_to(y, (self.n, *jnp.shape(y))), output)
 
 
 def unstack(stacked: Tree) -> Tree:
@@ -214,11 +214,12 @@ class _Named:
         return self.name
 
 
-def _stacked(specs: Spec, n: int) -> Spec:
+def stacked(specs: Spec, n: int) -> Spec:
+    """The Params with a leading axis of ``n``, each slice drawn alone."""
     return {
         name: replace(item, shape=(n, *item.shape), stacked=item.stacked + 1)
         if isinstance(item, Param)
-        else _stacked(item, n)
+        else stacked(item, n)
         for name, item in specs.items()
     }
 

@@ -46,12 +46,13 @@ class Sequential(Model):
 
     def _check_part(self, name: str, part: Any) -> None:
         super()._check_part(name, part)
+        own = type(self).__name__
         if isinstance(part, list | tuple):
-            raise TypeError(f"part {name!r} of Sequential is a {type(part).__name__}; unpack it: Sequential(*layers)")
+            raise TypeError(f"part {name!r} of {own} is a {type(part).__name__}; unpack it: {own}(*layers)")
         if isinstance(part, type):
-            raise TypeError(f"part {name!r} of Sequential is the class {part.__name__}; make one: {part.__name__}(…)")
+            raise TypeError(f"part {name!r} of {own} is the class {part.__name__}; make one: {part.__name__}(…)")
         if not is_layer(part) and not callable(part):
-            raise TypeError(f"part {name!r} of Sequential is {part!r}, expected a layer or a function")
+            raise TypeError(f"part {name!r} of {own} is {part!r}, expected a layer or a function")
 
     def _forward(self, frame: Frame, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         return sequential(self._bind(frame), inputs, kwargs)
@@ -74,4 +75,4 @@ class Sequential(Model):
             text(part) if name == str(index) else f"{name}={text(part)}"
             for index, (name, part) in enumerate(self._parts.items())
         ]
-        return f"Sequential({', '.join(shown)})"
+        return f"{type(self).__name__}({', '.join(shown)})"
