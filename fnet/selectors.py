@@ -83,14 +83,17 @@ def first_match(named: Mapping[str, Any], rules: Iterable[Selector]) -> dict[str
     return taken
 
 
+MAX_LETTERS = 200  # comparing takes the square of it
+
+
 def near(name: str, names: Iterable[str], count: int = 5) -> list[str]:
-    """The names most like ``name``, best first; wildcards in ``name`` are ignored.
+    """The names most like ``name``, best first; wildcards in ``name`` are ignored, and names beyond 200 letters.
 
     >>> near("hed.weight", ["head.weight", "stem.bias"])
     ['head.weight']
     """
-    names = list(names)
-    plain = re.sub(r"[*?]", "", name).strip(".")
+    names = [candidate for candidate in names if len(candidate) <= MAX_LETTERS]
+    plain = re.sub(r"[*?]", "", name)[:MAX_LETTERS].strip(".")
     close = difflib.get_close_matches(plain, names, n=count, cutoff=0.5)
     last = plain.rsplit(".", 1)[-1]
     tails = {candidate.rsplit(".", 1)[-1] for candidate in names}

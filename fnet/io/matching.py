@@ -12,7 +12,7 @@ from fnet.io.leaves import SCALARS, is_array, is_key
 from fnet.selectors import near
 
 MAX_LINES = 20
-MAX_HINTS = 1000  # names searched for a near one: the search is quadratic
+MAX_HINTS, NEAR_TO = 5, 200  # hints given, and names searched for each: the search is slow
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def _words(leaf: Any) -> str:
 
 def _hinted(missing: list[str], extra: list[str]) -> list[str]:
     lines = []
-    for name in missing[:MAX_LINES]:
-        close = near(name, extra[:MAX_HINTS], 1)
+    for number, name in enumerate(missing[:MAX_LINES]):
+        close = near(name, extra[:NEAR_TO], 1) if number < MAX_HINTS else []
         lines.append(f"{name}   (file has {close[0]!r}?)" if close else name)
     return lines + (["…" + _more(missing)] if len(missing) > MAX_LINES else [])
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import struct
 import zlib
 from dataclasses import dataclass, field
@@ -40,6 +41,10 @@ class FileError(ValueError):
     ... except io.FileError as error: print(str(error).removeprefix(path))
     : not a safetensors file: it has 4 bytes
     """
+
+    def __init__(self, message: str = ""):
+        """Names come from the file and may have any length, so those beyond a thousand letters are cut."""
+        super().__init__(re.sub(r"\S{1000,}", lambda long: long[0][:500] + "…", message[:100_000]))
 
 
 class Misfit(FileError):
