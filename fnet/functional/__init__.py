@@ -32,6 +32,7 @@ from fnet.functional.activation import (
     threshold,
 )
 from fnet.functional.attention import scaled_dot_product_attention
+from fnet.functional.bilinear import bilinear
 from fnet.functional.convolution import (
     conv,
     conv1d,
@@ -46,8 +47,18 @@ from fnet.functional.convolution import (
     unfold,
 )
 from fnet.functional.distance import cosine_similarity, pairwise_distance, pdist
-from fnet.functional.dropout import MissingKey, dropout
+from fnet.functional.dropout import (
+    MissingKey,
+    alpha_dropout,
+    drop_path,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_alpha_dropout,
+)
 from fnet.functional.embedding import embedding, one_hot
+from fnet.functional.embedding_bag import embedding_bag
 from fnet.functional.gated import geglu, swiglu
 from fnet.functional.linear import linear
 from fnet.functional.loss import (
@@ -118,11 +129,13 @@ __all__ = [
     "adaptive_max_pool3d",
     "alibi_bias",
     "alibi_slopes",
+    "alpha_dropout",
     "avg_pool",
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
     "batch_norm",
+    "bilinear",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "celu",
@@ -139,9 +152,15 @@ __all__ = [
     "cross_entropy",
     "ctc_loss",
     "dice_loss",
+    "drop_path",
     "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
     "elu",
     "embedding",
+    "embedding_bag",
+    "feature_alpha_dropout",
     "fold",
     "gaussian_nll_loss",
     "geglu",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fnet.nn.activation import PReLU
 from fnet.nn.attention import MultiHeadAttention, MultiheadAttention
 from fnet.nn.branches import Lambda, Parallel
 from fnet.nn.combinators import Ensemble, Remat, Residual, Stack, restack, unstack
@@ -18,9 +19,10 @@ from fnet.nn.conv import (
     Unfold,
 )
 from fnet.nn.core import Layer, Model, Param, TransformError
-from fnet.nn.dropout import Dropout
+from fnet.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, DropPath, FeatureAlphaDropout
+from fnet.nn.embedding import Embedding, EmbeddingBag
 from fnet.nn.gated import GEGLU, SwiGLU
-from fnet.nn.linear import Embedding, Linear
+from fnet.nn.linear import Bilinear, Linear
 from fnet.nn.moe import MoE
 from fnet.nn.norm import (
     BatchNorm,
@@ -63,23 +65,30 @@ from fnet.nn.pooling import (
 from fnet.nn.position import LearnedPosition, RoPE, SinusoidalPosition
 from fnet.nn.recurrent import GRU, LSTM, RNN, ElmanRNN, GRUCell, LSTMCell, RNNCell
 from fnet.nn.sequential import Sequential
-from fnet.nn.shape import Flatten, Reshape
+from fnet.nn.shape import Flatten, Identity, Reshape, Unflatten
 
 __all__ = [
     "AdaptiveAvgPool", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool",
-    "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d", "AvgPool", "AvgPool1d", "AvgPool2d", "AvgPool3d",
-    "BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Conv", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose",
-    "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Dropout", "ElmanRNN", "Embedding", "Ensemble", "Flatten",
-    "Fold", "GEGLU", "GRU", "GRUCell", "GlobalAvgPool", "GlobalMaxPool", "GroupNorm", "InstanceNorm", "InstanceNorm1d",
-    "InstanceNorm2d", "InstanceNorm3d", "LPPool", "LPPool1d", "LPPool2d", "LPPool3d", "LSTM", "LSTMCell", "Lambda",
-    "Layer", "LayerNorm", "LearnedPosition", "Linear", "LocalResponseNorm", "MaxPool", "MaxPool1d", "MaxPool2d",
-    "MaxPool3d", "MoE", "Model", "MultiHeadAttention", "MultiheadAttention", "Parallel", "Param", "RMSNorm", "RNN",
-    "RNNCell", "Remat", "Reshape", "Residual", "RoPE", "Sequential", "SinusoidalPosition", "Stack", "SwiGLU",
-    "TransformError", "Unfold", "restack", "unstack",
+    "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d", "AlphaDropout", "AvgPool", "AvgPool1d", "AvgPool2d",
+    "AvgPool3d", "BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Bilinear", "Conv", "Conv1d", "Conv2d",
+    "Conv3d", "ConvTranspose", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "DropPath", "Dropout",
+    "Dropout1d", "Dropout2d", "Dropout3d", "ElmanRNN", "Embedding", "EmbeddingBag", "Ensemble", "FeatureAlphaDropout",
+    "Flatten", "Fold", "GEGLU", "GRU", "GRUCell", "GlobalAvgPool", "GlobalMaxPool", "GroupNorm", "Identity",
+    "InstanceNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "LPPool", "LPPool1d", "LPPool2d", "LPPool3d",
+    "LSTM", "LSTMCell", "Lambda", "Layer", "LayerNorm", "LearnedPosition", "Linear", "LocalResponseNorm", "MaxPool",
+    "MaxPool1d", "MaxPool2d", "MaxPool3d", "MoE", "Model", "MultiHeadAttention", "MultiheadAttention", "PReLU",
+    "Parallel", "Param", "RMSNorm", "RNN", "RNNCell", "Remat", "Reshape", "Residual", "RoPE", "Sequential",
+    "SinusoidalPosition", "Stack", "SwiGLU", "TransformError", "Unflatten", "Unfold", "restack", "unstack",
 ]  # fmt: skip
 
 
-PYTORCH = {"Module": "nn.Model(function, **parts)", "ModuleList": "a list of layers", "ModuleDict": "a dict of layers"}
+PYTORCH = {
+    "Module": "nn.Model(function, **parts)",
+    "ModuleList": "a list of layers",
+    "ModuleDict": "a dict of layers",
+    "BCELoss": "F.binary_cross_entropy",
+    "BCEWithLogitsLoss": "F.binary_cross_entropy_with_logits",
+}
 
 
 def __getattr__(name: str) -> Any:

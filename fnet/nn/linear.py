@@ -1,4 +1,4 @@
-"""Linear and Embedding."""
+"""Linear, and its form for two inputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import jax
 
 from fnet import functional as F
 from fnet import init
-from fnet.init import Initializer
 from fnet.nn.core import Layer, Param
 
 
@@ -54,55 +53,45 @@ class Linear(Layer):
 
 
 @dataclass(frozen=True, repr=False)
-class Embedding(Layer):
-    """Rows of a table by integer id.
+class Bilinear(Layer):
+    """``y_o = Σ x1_i weight_ijo x2_j + bias_o`` over the last axes of two inputs.
 
-    Input: ids of any integer dtype and shape ``(…)``; output ``(…, embedding_dim)``; ``weight`` is
-    ``(num_embeddings, embedding_dim)``, initialised N(0, 1) as in PyTorch, with zeros at ``padding_idx``, a row that
-    gets no gradient. Ids out of range raise when concrete and give NaN under jit.
+    Inputs ``(…, in1_features)`` and ``(…, in2_features)`` with equal leading axes, output ``(…, out_features)``;
+    ``weight`` is ``(in1_features, in2_features, out_features)``, whose last axis is PyTorch's first. Initialised as
+    PyTorch does, uniform in ±1/√in1_features.
 
     >>> import jax, jax.numpy as jnp
     >>> from fnet import nn
-    >>> params, state = nn.Embedding(100, 16).init(jax.random.key(0), jnp.zeros((8, 5), "int32"))
-    >>> nn.Embedding(100, 16)(params, jnp.array([[1, 2, 3]])).shape
-    (1, 3, 16)
+    >>> x1, x2 = jnp.ones((8, 5)), jnp.ones((8, 6))
+    >>> params, state = nn.Bilinear(3).init(jax.random.key(0), x1, x2)
+    >>> params["weight"].shape, nn.Bilinear(3)(params, x1, x2).shape
+    ((5, 6, 3), (8, 3))
     """
 
     keyless = True
 
-    num_embeddings: int
-    embedding_dim: int
-    padding_idx: int | None = None
+    out_features: int
+    bias: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_embeddings < 1 or self.embedding_dim < 1:
-            raise ValueError(f"Embedding needs sizes of at least 1, got {self.num_embeddings}, {self.embedding_dim}")
-        if self.padding_idx is not None:
-            if not -self.num_embeddings <= self.padding_idx < self.num_embeddings:
-                raise ValueError(
-                    f"padding_idx {self.padding_idx} is outside the {self.num_embeddings} rows of the table"
-                )
-            object.__setattr__(self, "padding_idx", self.padding_idx % self.num_embeddings)
+        if not isinstance(self.out_features, int) or self.out_features < 1:
+            raise ValueError(f"Bilinear needs out_features of at least 1, got {self.out_features!r}")
+        if not isinstance(self.bias, bool):
+            raise TypeError(
+                f"Bilinear's bias is True or False, got {self.bias!r}; the inputs' widths are read from the data, so "
+                f"PyTorch's Bilinear(in1, in2, out) is Bilinear(out) here"
+            )
 
-    def spec(self, ids: Any = None) -> dict[str, Param]:
-        draw: Initializer = init.normal(1.0)
-        if self.padding_idx is not None:
-            draw = ZeroRow(draw, self.padding_idx)
-        return {"weight": Param((self.num_embeddings, self.embedding_dim), draw)}
+    def spec(self, x1: Any, x2: Any) -> dict[str, Param]:
+        if len(x1.shape) < 1 or len(x2.shape) < 1:
+            raise ValueError(f"Bilinear needs inputs (…, features), got {tuple(x1.shape)} and {tuple(x2.shape)}")
+        in1 = x1.shape[-1]
+        draw = init.torch_uniform(in1)
+        spec = {"weight": Param((in1, x2.shape[-1], self.out_features), draw)}
+        return spec | {"bias": Param((self.out_features,), draw)} if self.bias else spec
 
     def apply(
-        self, params: dict, state: dict, ids: Any, key: Any = None, train: bool = False
+        self, params: dict, state: dict, x1: Any, x2: Any, key: Any = None, train: bool = False
     ) -> tuple[jax.Array, dict]:
-        return F.embedding(ids, params["weight"], self.padding_idx), state
-
-
-@dataclass(frozen=True)
-class ZeroRow:
-    """An initialiser with one row set to zero, for `Embedding`'s padding."""
-
-    init: Initializer
-    row: int
-
-    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = "float32") -> jax.Array:
-        return self.init(key, shape, dtype).at[self.row].set(0)
+        return F.bilinear(x1, x2, params["weight"], params["bias"] if self.bias else None), state

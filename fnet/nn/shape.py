@@ -1,4 +1,4 @@
-"""Layers that only change the shape of their input."""
+"""Layers that only change the shape of their input, or not even that."""
 
 from __future__ import annotations
 
@@ -34,6 +34,48 @@ class Flatten(Layer):
                 f"{self!r} flattens axes {self.start_dim} to {self.end_dim}, but the input is {tuple(x.shape)}"
             )
         return x.reshape(*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]), state
+
+
+@dataclass(frozen=True, repr=False)
+class Unflatten(Layer):
+    """Axis ``dim`` split into axes of the sizes given, of which one may be -1 and is inferred.
+
+    >>> import jax.numpy as jnp
+    >>> from fnet import nn
+    >>> nn.Unflatten(-1, (2, -1))({}, jnp.ones((8, 10))).shape
+    (8, 2, 5)
+    """
+
+    keyless = True
+
+    dim: int
+    unflattened_size: tuple[int, ...]
+
+    def apply(self, params: dict, state: dict, x: Any, key: Any = None, train: bool = False) -> tuple[jax.Array, dict]:
+        sizes, dim = self.unflattened_size, self.dim + len(x.shape) if self.dim < 0 else self.dim
+        known = math.prod(size for size in sizes if size != -1)
+        if not 0 <= dim < len(x.shape):
+            raise ValueError(f"{self!r} splits axis {self.dim}, but the input is {tuple(x.shape)}")
+        length = x.shape[dim]
+        if sizes.count(-1) > 1 or (length != known if -1 not in sizes else (known == 0 or length % known)):
+            raise ValueError(f"{self!r} cannot split axis {self.dim} of an input {tuple(x.shape)}: {length} values")
+        split = [length // known if size == -1 else size for size in sizes]
+        return x.reshape(*x.shape[:dim], *split, *x.shape[dim + 1 :]), state
+
+
+@dataclass(frozen=True, repr=False)
+class Identity(Layer):
+    """The input itself: what to put in the place of a layer to take it out.
+
+    >>> from fnet import nn
+    >>> nn.Sequential(nn.Linear(8), head=nn.Linear(3)).replace("head", nn.Identity())
+    Sequential(Linear(8), head=Identity())
+    """
+
+    keyless = True
+
+    def apply(self, params: dict, state: dict, x: Any, key: Any = None, train: bool = False) -> tuple[Any, dict]:
+        return x, state
 
 
 @dataclass(frozen=True, repr=False)
