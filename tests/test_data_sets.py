@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from fnet import data
-from fnet.data import download, sets
+from fnet.data import download
 from fnet.data.download import DownloadError, fetch
+from fnet.data.sets import idx_sets, places
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -91,7 +92,7 @@ def test_digits_are_those_of_scikit_learn():
 
 
 def test_digits_come_with_their_licence():
-    text = Path(sets.__file__).with_name("assets").joinpath("digits.txt").read_text()
+    text = Path(data.__file__).with_name("assets").joinpath("digits.txt").read_text()
     for words in ("CC BY 4.0", "E. Alpaydin", "C. Kaynak", "10.24432/C50P49", "Changes", "0-16 to 0-255"):
         assert words in text
 
@@ -182,7 +183,7 @@ def test_missing_files_say_where_and_what(no_shared_data, tmp_path, monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # must be ignored, says the XDG specification
     monkeypatch.setenv("HOME", str(tmp_path))
     if os.name == "posix":
-        assert sets.cache_folder("mnist") == tmp_path / ".cache" / "fnet" / "mnist"
+        assert places.cache_folder("mnist") == tmp_path / ".cache" / "fnet" / "mnist"
 
 
 @pytest.mark.parametrize(
@@ -327,14 +328,14 @@ def test_fetch_without_a_network_says_what_to_do(server, tmp_path):
 def test_mnist_downloads_what_is_missing(server, tmp_path, monkeypatch, no_shared_data):
     files = {name + ".gz": gzip.compress(contents) for name, contents in tiny_files().items()}
     server.files = {"/mnist/" + name: contents for name, contents in files.items()}
-    fake = sets._IdxSet(
+    fake = idx_sets._IdxSet(
         name="mnist",
         torchvision="MNIST",
         mirrors=(server.url + "gone/", server.url + "mnist/"),
-        sha256={name: hashlib.sha256(contents).hexdigest() for name, contents in files.items()},
+        checksums={name: hashlib.sha256(contents).hexdigest() for name, contents in files.items()},
         classes=tuple("0123456789"),
     )
-    monkeypatch.setattr(sets, "_MNIST", fake)
+    monkeypatch.setattr(idx_sets, "_MNIST", fake)
     train, _ = data.mnist(download=True)
     assert len(train) == 12 and len(list((no_shared_data / "mnist").iterdir())) == 4
     asked = len(server.requests)
@@ -350,8 +351,8 @@ def test_mnist_downloads_what_is_missing(server, tmp_path, monkeypatch, no_share
 
 
 def test_the_published_sets_have_all_four_files():
-    for which in (sets._MNIST, sets._FASHION_MNIST):
-        assert set(which.sha256) == {name + ".gz" for name in tiny_files()} and len(which.mirrors) == 2
-        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in which.sha256.values())
+    for which in (idx_sets._MNIST, idx_sets._FASHION_MNIST, idx_sets._KMNIST):
+        assert set(which.checksums) == {name + ".gz" for name in tiny_files()} and len(which.mirrors) == 2
+        assert all(re.fullmatch("[0-9a-f]{64}|[0-9a-f]{32}", digest) for digest in which.checksums.values())
         assert all(mirror.endswith("/") for mirror in which.mirrors) and len(which.classes) == 10
-    assert download.file_sha256(Path(sets.__file__)) == hashlib.sha256(Path(sets.__file__).read_bytes()).hexdigest()
+    assert download.file_digest(Path(data.__file__)) == hashlib.sha256(Path(data.__file__).read_bytes()).hexdigest()

@@ -17,7 +17,7 @@ class DownloadError(OSError):
     """A file could not be fetched from any of its addresses, or was not the file that was expected."""
 
 
-def fetch(urls: Sequence[str], path: str | Path, sha256: str, *, progress: bool = True) -> Path:
+def fetch(urls: Sequence[str], path: str | Path, checksum: str, *, progress: bool = True) -> Path:
     """Download a file unless it is there already, and check it.
 
     What arrived of a broken download stays in `<path>.part`, and the next attempt goes on from there if the server
@@ -26,7 +26,7 @@ def fetch(urls: Sequence[str], path: str | Path, sha256: str, *, progress: bool 
     Args:
         urls: addresses of the same file, tried in turn.
         path: where to put it; folders are made.
-        sha256: the checksum, in hexadecimal.
+        checksum: its SHA-256, or its MD5 where nothing better is published, in hexadecimal.
         progress: show a bar.
 
     Returns:
@@ -36,7 +36,8 @@ def fetch(urls: Sequence[str], path: str | Path, sha256: str, *, progress: bool 
         DownloadError: no address gave the file; it lists what each said.
     """
     path = Path(path)
-    if path.is_file() and file_sha256(path) == sha256:
+    kind = {32: "md5", 64: "sha256"}[len(checksum)]
+    if path.is_file() and file_digest(path, kind) == checksum:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -44,15 +45,15 @@ def fetch(urls: Sequence[str], path: str | Path, sha256: str, *, progress: bool 
     for url in urls:
         try:
             resumed = _receive(url, part, progress)
-            if file_sha256(part) != sha256 and resumed:  # the beginning may have been another file's: once more, whole
+            if resumed and file_digest(part, kind) != checksum:  # it may have begun as another file: once more, whole
                 part.unlink()
                 _receive(url, part, progress)
-            actual = file_sha256(part)
-            if actual == sha256:
+            actual = file_digest(part, kind)
+            if actual == checksum:
                 os.replace(part, path)
                 return path
             part.unlink()
-            failures.append(f"{url}: the checksum is wrong: sha256 {actual}, expected {sha256}")
+            failures.append(f"{url}: the checksum is wrong: {kind} {actual}, expected {checksum}")
         except OSError as error:  # urllib's errors, time-outs, refused and broken connections, a full disk
             failures.append(f"{url}: {error}")
     raise DownloadError(
@@ -61,10 +62,10 @@ def fetch(urls: Sequence[str], path: str | Path, sha256: str, *, progress: bool 
     )
 
 
-def file_sha256(path: Path) -> str:
-    """Hash a file's contents, in hexadecimal."""
+def file_digest(path: Path, kind: str = "sha256") -> str:
+    """Hash a file's contents with SHA-256 or MD5, in hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def _receive(url: str, part: Path, progress: bool) -> bool:

@@ -1,4 +1,4 @@
-"""Readers of file formats."""
+"""IDX, the format of MNIST."""
 
 from __future__ import annotations
 
