@@ -115,6 +115,7 @@ from fnet.functional.pooling import (
 )
 from fnet.functional.position import alibi_bias, alibi_slopes, rotary_embedding, sinusoidal_embedding
 from fnet.functional.recurrent import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
+from fnet.functional.resize import channel_shuffle, interpolate, pixel_shuffle, pixel_unshuffle
 from fnet.functional.softmax import gumbel_softmax, log_softmax, normalize, softmax, softmin
 
 __all__ = [
@@ -139,6 +140,7 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "celu",
+    "channel_shuffle",
     "conv",
     "conv1d",
     "conv2d",
@@ -177,6 +179,7 @@ __all__ = [
     "hinge_embedding_loss",
     "huber_loss",
     "instance_norm",
+    "interpolate",
     "kl_div",
     "l1_loss",
     "layer_norm",
@@ -210,6 +213,8 @@ __all__ = [
     "pad",
     "pairwise_distance",
     "pdist",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "poisson_nll_loss",
     "prelu",
     "relu",

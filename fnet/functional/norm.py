@@ -7,15 +7,14 @@ passes over the data, and keeps float32 copies of what is 16 bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-
-Axes: TypeAlias = tuple[int, ...]
 
 
 def batch_norm(
@@ -57,17 +56,17 @@ def batch_norm(
         if mean is None or var is None:
             raise ValueError("batch_norm: evaluation (training=False) needs running_mean and running_var")
         return _affine(x, mean, var, weight, bias, eps), mean, var
-    axes = tuple(range(x.ndim - 1))
+    over = Over(tuple(range(x.ndim - 1)))
     counted = _counted(mask, x, "batch_norm")
     if x.size <= x.shape[-1]:
         raise ValueError(
             f"batch_norm: expected more than 1 value per channel when training, got input of shape {x.shape}; "
             f"train on larger batches, or normalise with running statistics (train=False)"
         )
-    y, batch_mean, batch_var = _standardize(x, _row(weight, x), _row(bias, x), counted, axes, eps, True)
+    y, batch_mean, batch_var = _standardize(x, _row(weight, x), _row(bias, x), counted, over, eps, True)
     if mean is None or var is None:
         return y, None, None
-    count = _count(x, counted, axes)
+    count = over.count(x, counted)
     unbiased = batch_var * (count / jnp.maximum(count - 1, 1))
     rate = jnp.where(count > 1, momentum, 0.0)
     return y, _moved(mean, batch_mean, rate), _moved(var, unbiased, rate)
@@ -90,7 +89,7 @@ def layer_norm(
     """
     x, axes = _last_axes(x, normalized_shape, "layer_norm")
     weight, bias = (_shaped(v, x, axes, "layer_norm", name) for v, name in ((weight, "weight"), (bias, "bias")))
-    return _standardize(x, weight, bias, None, axes, eps, True)[0]
+    return _standardize(x, weight, bias, None, Over(axes), eps, True)[0]
 
 
 def rms_norm(
@@ -107,7 +106,7 @@ def rms_norm(
     """
     x, axes = _last_axes(x, normalized_shape, "rms_norm")
     eps = float(jnp.finfo(_wide(x).dtype).eps) if eps is None else eps
-    return _standardize(x, _shaped(weight, x, axes, "rms_norm", "weight"), None, None, axes, eps, False)[0]
+    return _standardize(x, _shaped(weight, x, axes, "rms_norm", "weight"), None, None, Over(axes), eps, False)[0]
 
 
 def group_norm(
@@ -129,13 +128,8 @@ def group_norm(
     channels = x.shape[-1]
     if num_groups < 1 or channels % num_groups:
         raise ValueError(f"group_norm: num_groups={num_groups} does not divide the {channels} channels of {x.shape}")
-    grouped = x.reshape(*x.shape[:-1], num_groups, channels // num_groups)
-    scale, shift = (
-        None if v is None else v.reshape(*(1,) * (x.ndim - 1), *grouped.shape[-2:])
-        for v in (_vector(v, x, "group_norm", name) for v, name in ((weight, "weight"), (bias, "bias")))
-    )
-    axes = (*range(1, x.ndim - 1), x.ndim)
-    return _standardize(grouped, scale, shift, None, axes, eps, True)[0].reshape(x.shape)
+    scale, shift = (_row(_vector(v, x, "group_norm", n), x) for v, n in ((weight, "weight"), (bias, "bias")))
+    return _standardize(x, scale, shift, None, Over(tuple(range(1, x.ndim - 1)), num_groups), eps, True)[0]
 
 
 def instance_norm(
@@ -171,7 +165,7 @@ def instance_norm(
     count = int(np.prod([x.shape[axis] for axis in axes]))
     if count <= 1:
         raise ValueError(f"instance_norm: expected more than 1 position per channel, got input of shape {x.shape}")
-    y, own_mean, own_var = _standardize(x, _row(weight, x), _row(bias, x), None, axes, eps, True)
+    y, own_mean, own_var = _standardize(x, _row(weight, x), _row(bias, x), None, Over(axes), eps, True)
     if mean is None or var is None:
         return y, None, None
     batch_mean, batch_var = (v.reshape(x.shape[0], -1).mean(0) for v in (own_mean, own_var))
@@ -199,65 +193,88 @@ def local_response_norm(
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
-def _standardize(x: Any, scale: Any, shift: Any, mask: Any, axes: Axes, eps: float, center: bool) -> Any:
+def _standardize(x: Any, scale: Any, shift: Any, mask: Any, over: Over, eps: float, center: bool) -> Any:
     """`(x̂ * scale + shift, mean, variance)` with x̂ = (x - mean) / sqrt(variance + eps).
 
-    Mean and (biased) variance are taken over `axes`, which they keep with size 1, and where `mask` is True; scale,
+    Mean and (biased) variance are taken `over` axes, which they keep with size 1, and where `mask` is True; scale,
     shift and mask broadcast against x, None where absent. Without `center`, mean is None and the variance mean(x²).
     """
     wide = _wide(x)
-    mean = _mean(wide, mask, axes) if center else None
+    mean = over.mean(wide, mask) if center else None
     centered = wide if mean is None else wide - mean
-    var = _mean(centered * centered, mask, axes)
-    y = centered * jax.lax.rsqrt(var + eps)
-    y = y if scale is None else y * scale
+    var = over.mean(centered * centered, mask)
+    y = centered * (jax.lax.rsqrt(var + eps) if scale is None else jax.lax.rsqrt(var + eps) * scale)
     y = y if shift is None else y + shift
     return y.astype(x.dtype), mean, var
 
 
 @_standardize.defjvp
-def _standardize_jvp(axes: Axes, eps: float, center: bool, primals: Any, tangents: Any) -> Any:
-    """With a = scale / sqrt(variance + eps) and E the mean over the axes, dx̂ gives
+def _standardize_jvp(over: Over, eps: float, center: bool, primals: Any, tangents: Any) -> Any:
+    """With E the mean over the axes, dx̂ = (dx - E[dx] - x̂ E[x̂ dx]) / sqrt(variance + eps).
 
-        dy = a dx + (dshift - a E[dx]) + x̂ (dscale - a E[x̂ dx]),
-
-    whose transpose, the gradient, needs the sums of dy and of x̂ dy over the axes once, for x, scale and shift alike.
+    `jax.checkpoint` makes x̂ anew in the backward pass, from x in its own dtype, where else it would be kept.
     """
     x, scale, shift, mask = primals
-    dx, dscale, dshift, _ = tangents
-    y, mean, var = _standardize(x, scale, shift, mask, axes, eps, center)
+    y, mean, var = _standardize(x, scale, shift, mask, over, eps, center)
     inverse = jax.lax.rsqrt(var + eps)
-    a = inverse if scale is None else inverse * scale
-    dx, x_hat = _wide(dx), _standardized(x, mean, inverse)
-    along = _mean(x_hat * dx, mask, axes)
-    slope = -a * along if scale is None else dscale - a * along
-    dy = a * dx + x_hat * slope
-    dmean = None
-    if mean is not None:
-        dmean = _mean(dx, mask, axes)
-        dy = dy - a * dmean if shift is None else dy + (dshift - a * dmean)
-    elif shift is not None:
-        dy = dy + dshift
-    return (y, mean, var), (dy.astype(x.dtype), dmean, 2 * along / inverse)
+    tangent = jax.checkpoint(partial(_tangent, over), prevent_cse=False)
+    return (y, mean, var), tangent(x, scale, mean, inverse, mask, tangents[:3])
 
 
-def _standardized(x: jax.Array, mean: jax.Array | None, inverse: jax.Array) -> jax.Array:
+def _tangent(over: Over, x: Any, scale: Any, mean: Any, inverse: Any, mask: Any, tangents: Any) -> Any:
+    dx, dscale, dshift = tangents
+    # Each x̂ has one user, with which it fuses; XLA would else see that they are equal, and write one to memory.
+    x_hat, again = (_x_hat(x, mean, statistic) for statistic in (inverse, jax.lax.optimization_barrier(inverse)))
+    dx_wide = _wide(dx)
+    dmean = None if mean is None else over.mean(dx_wide, mask)
+    along = over.mean(again * dx_wide, mask)
+    if scale is None or not over.varies(scale):
+        # a dx + (dshift - a E[dx]) + x̂ (dscale - a E[x̂ dx]): its transpose sums dy and x̂ dy once, for all three.
+        a = inverse if scale is None else inverse * scale
+        offset = _sum(dshift, None if dmean is None else -a * dmean)
+        dy = _sum(a * dx_wide + x_hat * (-a * along if scale is None else dscale - a * along), offset)
+    else:
+        inner = dx_wide - again * along if dmean is None else dx_wide - dmean - again * along
+        dy = _sum(inner * inverse * scale + x_hat * dscale, dshift)
+    return dy.astype(x.dtype), dmean, 2 * along / inverse
+
+
+def _x_hat(x: jax.Array, mean: jax.Array | None, inverse: jax.Array) -> jax.Array:
     return (_wide(x) if mean is None else _wide(x) - mean) * inverse
 
 
-def _mean(x: jax.Array, mask: jax.Array | None, axes: Axes) -> jax.Array:
-    """The mean over `axes`, kept with size 1, of the entries that count."""
-    if mask is None:
-        return x.mean(axes, keepdims=True)
-    return jnp.where(mask, x, 0).sum(axes, keepdims=True) / jnp.maximum(_count(x, mask, axes), 1)
+def _sum(a: Any, b: Any) -> Any:
+    return b if a is None else a if b is None else a + b
 
 
-def _count(x: jax.Array, mask: jax.Array | None, axes: Axes) -> Any:
-    """How many entries of x each statistic over `axes` counts."""
-    if mask is None:
-        return float(np.prod([x.shape[axis] for axis in axes]))
-    repeats = np.prod([x.shape[axis] for axis in axes if mask.shape[axis] == 1])
-    return mask.sum().astype(jnp.promote_types(x.dtype, jnp.float32)) * float(repeats)
+@dataclass(frozen=True)
+class Over:
+    """What statistics are taken over: axes, and with `groups` also the channels of each of so many groups."""
+
+    axes: tuple[int, ...]
+    groups: int | None = None
+
+    def mean(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """The mean of the entries that count, with size 1 on the axes, and equal for the channels of a group."""
+        if mask is None:
+            mean = x.mean(self.axes, keepdims=True)
+        else:
+            mean = jnp.where(mask, x, 0).sum(self.axes, keepdims=True) / jnp.maximum(self.count(x, mask), 1)
+        if self.groups is None:
+            return mean
+        grouped = mean.reshape(*mean.shape[:-1], self.groups, -1)
+        return jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape).reshape(mean.shape)
+
+    def count(self, x: jax.Array, mask: jax.Array | None) -> Any:
+        """How many entries of x each mean over the axes counts."""
+        if mask is None:
+            return float(np.prod([x.shape[axis] for axis in self.axes]))
+        repeats = np.prod([x.shape[axis] for axis in self.axes if mask.shape[axis] == 1])
+        return mask.sum().astype(jnp.promote_types(x.dtype, jnp.float32)) * float(repeats)
+
+    def varies(self, scale: jax.Array) -> bool:
+        """Whether a scale has more than one value along the axes."""
+        return any(scale.shape[axis] != 1 for axis in self.axes)
 
 
 def _affine(x: jax.Array, mean: jax.Array, var: jax.Array, weight: Any, bias: Any, eps: float) -> jax.Array:
@@ -322,7 +339,7 @@ def _counted(mask: ArrayLike | None, x: jax.Array, where: str) -> jax.Array | No
     return mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim))
 
 
-def _last_axes(x: ArrayLike, shape: int | Sequence[int], where: str) -> tuple[jax.Array, Axes]:
+def _last_axes(x: ArrayLike, shape: int | Sequence[int], where: str) -> tuple[jax.Array, tuple[int, ...]]:
     x = _floats(x, where, 1)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     if not shape or x.shape[-len(shape) :] != shape:
@@ -330,7 +347,7 @@ def _last_axes(x: ArrayLike, shape: int | Sequence[int], where: str) -> tuple[ja
     return x, tuple(range(x.ndim - len(shape), x.ndim))
 
 
-def _shaped(value: ArrayLike | None, x: jax.Array, axes: Axes, where: str, name: str) -> jax.Array | None:
+def _shaped(value: ArrayLike | None, x: jax.Array, axes: tuple[int, ...], where: str, name: str) -> jax.Array | None:
     if value is None:
         return None
     value = jnp.asarray(value)

@@ -68,7 +68,8 @@ class InstanceNorm(Layer):
 
     Input ``(N, …, C)`` with at least one axis of positions, output the same shape and dtype. Parameters ``weight`` and
     ``bias`` with ``affine``, and `BatchNorm`'s state with ``track_running_stats``, which then normalises in
-    evaluation; as in PyTorch, neither by default.
+    evaluation; as in PyTorch, neither by default. Unlike PyTorch's, it counts its batches, so that ``momentum=None``
+    is a plain average here too.
 
     >>> import jax.numpy as jnp
     >>> from fnet import nn

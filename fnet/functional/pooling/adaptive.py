@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TypeAlias
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from fnet.functional.along import along_axis
 from fnet.functional.pooling.fixed import floating, wide_of
 from fnet.functional.pooling.lowering import fold, larger
 from fnet.functional.pooling.ranks import with_rank
@@ -77,9 +79,7 @@ def _mean_along(x: jax.Array, axis: int, size: int) -> jax.Array:
         return x.reshape(*x.shape[:axis], size, length // size, *x.shape[axis + 1 :]).mean(axis + 1)
     start, end = _bounds(length, size)
     place = np.arange(length)[:, None]
-    weights = ((place >= start) & (place < end)) / (end - start)
-    mean = jnp.tensordot(x, weights.astype(x.dtype), (axis, 0), precision="highest")
-    return jnp.moveaxis(mean, -1, axis)
+    return along_axis(x, ((place >= start) & (place < end)) / (end - start), axis)
 
 
 def _max_along(x: jax.Array, axis: int, size: int) -> jax.Array:
@@ -95,9 +95,19 @@ def _max_along(x: jax.Array, axis: int, size: int) -> jax.Array:
     return fold([jnp.take(x, place, axis, mode="clip") for place in places], larger)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _first_largest(x: jax.Array, axis: int) -> jax.Array:
-    """The maximum along an axis, kept with size 1; of equal ones the first gets the gradient."""
-    return jnp.take_along_axis(x, jnp.argmax(x, axis, keepdims=True), axis)
+    """The maximum along an axis, kept with size 1; of equal ones the first gets the gradient; NaN is largest."""
+    return x.max(axis, keepdims=True)
+
+
+@_first_largest.defjvp
+def _first_largest_jvp(axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    y = _first_largest(x, axis)
+    place = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
+    first = jnp.where((x == y) | (x != x), place, x.shape[axis]).min(axis, keepdims=True)
+    return y, jnp.where(place == first, dx, 0).sum(axis, keepdims=True)
 
 
 adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = (
