@@ -32,6 +32,15 @@ from fnet.functional.activation import (
     threshold,
 )
 from fnet.functional.attention import scaled_dot_product_attention
+from fnet.functional.augment import (
+    color_jitter,
+    cutmix,
+    cutout,
+    mixup,
+    random_crop,
+    random_erasing,
+    random_flip,
+)
 from fnet.functional.bilinear import bilinear
 from fnet.functional.convolution import (
     conv,
@@ -141,6 +150,7 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "celu",
     "channel_shuffle",
+    "color_jitter",
     "conv",
     "conv1d",
     "conv2d",
@@ -153,6 +163,8 @@ __all__ = [
     "cosine_similarity",
     "cross_entropy",
     "ctc_loss",
+    "cutmix",
+    "cutout",
     "dice_loss",
     "drop_path",
     "dropout",
@@ -202,6 +214,7 @@ __all__ = [
     "max_pool2d",
     "max_pool3d",
     "mish",
+    "mixup",
     "mse_loss",
     "multi_margin_loss",
     "multilabel_margin_loss",
@@ -217,6 +230,9 @@ __all__ = [
     "pixel_unshuffle",
     "poisson_nll_loss",
     "prelu",
+    "random_crop",
+    "random_erasing",
+    "random_flip",
     "relu",
     "relu6",
     "rms_norm",
