@@ -222,11 +222,11 @@ class Mixture:
             here = sources == source
             length, count = self.lengths[source], self.counts[source]
             numbers = (places[here] - (int(ends[source]) - count)).astype(object) + epoch * count  # exact, however long
-            passes, inside = (numbers // length).astype(np.int64), (numbers % length).astype(np.int64)
+            passes, inside = numbers // length, (numbers % length).astype(np.int64)
             own_seed = int(hash64(self.seed, 2, int(source))[0])
             found = np.empty(passes.shape, np.int64)
-            for number in np.unique(passes):
-                found[passes == number] = Shuffle(length, own_seed)(int(number), inside[passes == number])
+            for number in set(passes.tolist()):
+                found[passes == number] = Shuffle(length, own_seed)(number, inside[passes == number])
             indices[here] = found + sum(self.lengths[:source])
         return indices
 
