@@ -94,14 +94,15 @@ def test_adaptive_pooling_is_pytorchs(kind, spatial, size):
 
 @pytest.mark.parametrize(
     "args",
-    [{"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True}, {"kernel_size": (2, 3)}],
-)
+    [{"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True}, {"kernel_size": (2, 3)},
+     {"kernel_size": (5, 4)}, {"kernel_size": (1, 17), "stride": 1, "padding": (0, 5)}],
+)  # fmt: skip
 @pytest.mark.parametrize("function", [F.max_pool, F.avg_pool])
 def test_both_forms_give_the_same_numbers_and_gradients(monkeypatch, function, args):
     x = integers((2, 7, 8, 3)).astype("float32")
     results = []
-    for folds in (True, False):
-        monkeypatch.setattr(sys.modules[LOWERING], "_folds", lambda folds=folds: folds)
+    for apart in (True, False):
+        monkeypatch.setattr(sys.modules[LOWERING], "_takes_apart", lambda apart=apart: apart)
         results.append(jax.jit(jax.value_and_grad(lambda x: jnp.sin(function(x, **args)).sum()))(x))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
 

@@ -69,6 +69,7 @@ from fnet.functional.dropout import (
 from fnet.functional.embedding import embedding, one_hot
 from fnet.functional.embedding_bag import embedding_bag
 from fnet.functional.gated import geglu, swiglu
+from fnet.functional.grid import affine_grid, grid_sample
 from fnet.functional.linear import linear
 from fnet.functional.loss import (
     binary_cross_entropy,
@@ -137,6 +138,7 @@ __all__ = [
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
+    "affine_grid",
     "alibi_bias",
     "alibi_slopes",
     "alpha_dropout",
@@ -180,6 +182,7 @@ __all__ = [
     "geglu",
     "gelu",
     "glu",
+    "grid_sample",
     "group_norm",
     "gru",
     "gru_cell",

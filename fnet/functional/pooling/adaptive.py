@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TypeAlias
 
 import jax
@@ -13,7 +12,7 @@ from jax.typing import ArrayLike
 
 from fnet.functional.along import along_axis
 from fnet.functional.pooling.fixed import floating, wide_of
-from fnet.functional.pooling.lowering import fold, larger
+from fnet.functional.pooling.lowering import first_largest, fold, larger
 from fnet.functional.pooling.ranks import with_rank
 
 OutputSize: TypeAlias = int | None | Sequence[int | None]
@@ -85,29 +84,14 @@ def _mean_along(x: jax.Array, axis: int, size: int) -> jax.Array:
 def _max_along(x: jax.Array, axis: int, size: int) -> jax.Array:
     length = x.shape[axis]
     if size == 1:
-        return _first_largest(x, axis)
+        return first_largest(x, axis)
     if length % size == 0:
         shape = (*x.shape[:axis], size, length // size, *x.shape[axis + 1 :])
-        return _first_largest(x.reshape(shape), axis + 1).squeeze(axis + 1)
+        return first_largest(x.reshape(shape), axis + 1).squeeze(axis + 1)
     start, end = _bounds(length, size)
     # A window shorter than the longest repeats its last place, which changes neither maximum nor gradient.
     places = [np.minimum(start + offset, end - 1) for offset in range(int((end - start).max()))]
     return fold([jnp.take(x, place, axis, mode="clip") for place in places], larger)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _first_largest(x: jax.Array, axis: int) -> jax.Array:
-    """The maximum along an axis, kept with size 1; of equal ones the first gets the gradient; NaN is largest."""
-    return x.max(axis, keepdims=True)
-
-
-@_first_largest.defjvp
-def _first_largest_jvp(axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    (x,), (dx,) = primals, tangents
-    y = _first_largest(x, axis)
-    place = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
-    first = jnp.where((x == y) | (x != x), place, x.shape[axis]).min(axis, keepdims=True)
-    return y, jnp.where(place == first, dx, 0).sum(axis, keepdims=True)
 
 
 adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = (

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from fnet.functional.pooling.lowering import larger, pool
+from fnet.functional.pooling.lowering import added, largest, pool
 from fnet.functional.pooling.ranks import with_rank
 from fnet.functional.pooling.windows import Sizes, Window, windows_of
 
@@ -35,8 +35,7 @@ def max_pool(
     """
     x = jnp.asarray(x)
     windows = windows_of("max_pool", x, kernel_size, stride, padding, dilation, ceil_mode)
-    lowest = -math.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min
-    return pool(x, windows, np.array(lowest, x.dtype), larger, jax.lax.max)
+    return pool(x, windows, largest(x.dtype))
 
 
 def avg_pool(
@@ -104,7 +103,7 @@ def _along(values: np.ndarray, window: Window, like: jax.Array) -> np.ndarray:
 
 def _window_sums(x: jax.Array, windows: list[Window]) -> jax.Array:
     wide = wide_of(x)
-    return pool(wide, windows, np.zeros((), wide.dtype), jnp.add, jax.lax.add)
+    return pool(wide, windows, added(wide.dtype))
 
 
 def wide_of(x: jax.Array) -> jax.Array:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -11,62 +14,86 @@ import numpy as np
 
 from fnet.functional.pooling.windows import Window
 
-
-def pool(x: jax.Array, windows: list[Window], start: Any, join: Callable, monoid: Callable) -> jax.Array:
-    """The values of each window put together; `start` is the value of padding, and `join` of two a `monoid`."""
-    if _folds():
-        return _folded(x, windows, start, join)
-    whole = {window.axis: window for window in windows}
-    shape = [whole[axis].kernel if axis in whole else 1 for axis in range(x.ndim)]
-    strides = [whole[axis].stride if axis in whole else 1 for axis in range(x.ndim)]
-    pads = [whole[axis].pads if axis in whole else (0, 0) for axis in range(x.ndim)]
-    dilation = [whole[axis].dilation if axis in whole else 1 for axis in range(x.ndim)]
-    # The end may have to be cut, which reduce_window's own padding cannot do, and JAX differentiates it only if it
-    # recognises the monoid by its plain initial value.
-    x = jax.lax.pad(x, start, [(*pad, 0) for pad in pads])
-    return jax.lax.reduce_window(x, start, monoid, shape, strides, "VALID", window_dilation=dilation)
+FEW = 16  # how many slices to write out; more of them would take long to compile
 
 
-def _folds() -> bool:
-    """Whether to take windows apart into slices: on CPU, where the gradient of reduce_window is 10 times slower."""
+@dataclass(frozen=True)
+class Join:
+    """A way to put values together, in its three forms."""
+
+    start: Any  # the value of padding, which changes nothing
+    two: Callable[[jax.Array, jax.Array], jax.Array]  # the earlier value and the later
+    axis: Callable[[jax.Array, int], jax.Array]  # all along one axis, kept with size 1
+    window: Callable[..., jax.Array]  # the jax.lax operation that reduce_window takes
+
+
+def largest(dtype: Any) -> Join:
+    """The largest value; of equal ones the first gets the gradient."""
+    low = -math.inf if jnp.issubdtype(dtype, jnp.inexact) else jnp.iinfo(dtype).min
+    return Join(np.array(low, dtype), larger, first_largest, jax.lax.max)
+
+
+def added(dtype: Any) -> Join:
+    """The sum."""
+    return Join(np.zeros((), dtype), jnp.add, partial(jnp.sum, keepdims=True), jax.lax.add)
+
+
+def pool(x: jax.Array, windows: list[Window], join: Join) -> jax.Array:
+    """The values of each window put together."""
+    pads = {window.axis: window.pads for window in windows}
+    if any(pad != (0, 0) for pad in pads.values()):
+        x = jax.lax.pad(x, join.start, [(*pads.get(axis, (0, 0)), 0) for axis in range(x.ndim)])
+    if not _takes_apart():
+        return _reduce_window(x, windows, join)
+    if all(window.tiles for window in windows):
+        return _pool_tiles(x, windows, join)
+    return _pool_slices(x, windows, join) if all(w.kernel <= FEW for w in windows) else _reduce_window(x, windows, join)
+
+
+def _takes_apart() -> bool:
+    """Whether to take windows apart: on CPU, where the gradient of reduce_window is many times slower."""
     return jax.default_backend() == "cpu"
 
 
-def _folded(x: jax.Array, windows: list[Window], start: Any, join: Callable) -> jax.Array:
-    pads = {window.axis: window.pads for window in windows}
-    if any(pad != (0, 0) for pad in pads.values()):
-        x = jax.lax.pad(x, start, [(*pads.get(axis, (0, 0)), 0) for axis in range(x.ndim)])
-    if all(window.tiles for window in windows):
-        return _fold_tiles(x, windows, join)
-    # One axis after the other, the last first, keeps the order: the first row of the first largest value.
+def _reduce_window(x: jax.Array, windows: list[Window], join: Join) -> jax.Array:
+    """What XLA has for pooling, of an input that is padded already (its padding cannot cut off an end)."""
+    shape, strides, dilation = ([1] * x.ndim for _ in range(3))
+    for w in windows:
+        shape[w.axis], strides[w.axis], dilation[w.axis] = w.kernel, w.stride, w.dilation
+    return jax.lax.reduce_window(x, join.start, join.window, shape, strides, "VALID", window_dilation=dilation)
+
+
+def _pool_slices(x: jax.Array, windows: list[Window], join: Join) -> jax.Array:
+    """One axis after the other, a slice for each place in the window; the last axis first.
+
+    In that order the first of equal values is the first in C order: the first row, and in it the first column.
+    """
     for w in reversed(windows):
         reach = (w.out - 1) * w.stride + 1
         starts = range(0, w.kernel * w.dilation, w.dilation)
-        x = fold([jax.lax.slice_in_dim(x, start, start + reach, w.stride, w.axis) for start in starts], join)
+        x = fold([jax.lax.slice_in_dim(x, start, start + reach, w.stride, w.axis) for start in starts], join.two)
     return x
 
 
-def _fold_tiles(x: jax.Array, windows: list[Window], join: Callable) -> jax.Array:
-    """Windows side by side: each axis is made two, windows and places in the window, and places are indexed."""
+def _pool_tiles(x: jax.Array, windows: list[Window], join: Join) -> jax.Array:
+    """Windows side by side: each axis is made two, windows and places in them, and the places are put together."""
     first = windows[0].axis
-    shape = list(x.shape[:first])
-    for w in windows:
-        shape += [w.out, w.kernel]
-    x = x.reshape(*shape, x.shape[-1])
-    places = np.ndindex(*(w.kernel for w in windows))
+    sizes = [size for w in windows for size in (w.out, w.kernel)]
+    x = x.reshape(*x.shape[:first], *sizes, x.shape[-1])
+    kernels = [w.kernel for w in windows]
+    if math.prod(kernels) > FEW:
+        places = [first + 1 + 2 * number for number in range(len(windows))]
+        for axis in reversed(places):
+            x = join.axis(x, axis)
+        return x.squeeze(places)
     lead = (slice(None),) * first
-    parts = []
-    for place in places:
-        index = [entry for position in place for entry in (slice(None), position)]
-        parts.append(x[(*lead, *index)])
-    return fold(parts, join)
+    at = ([index for place in places for index in (slice(None), place)] for places in np.ndindex(*kernels))
+    return fold([x[(*lead, *index)] for index in at], join.two)
 
 
-def fold(parts: list[jax.Array], join: Callable) -> jax.Array:
-    total = parts[0]
-    for part in parts[1:]:
-        total = join(total, part)
-    return total
+def fold(parts: list[jax.Array], two: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+    """The parts put together in their order."""
+    return reduce(two, parts)
 
 
 def larger(best: jax.Array, new: jax.Array) -> jax.Array:
@@ -74,3 +101,16 @@ def larger(best: jax.Array, new: jax.Array) -> jax.Array:
     return jnp.where((new > best) | (new != new), new, best)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def first_largest(x: jax.Array, axis: int) -> jax.Array:
+    """The maximum along an axis, kept with size 1; of equal ones the first gets the gradient; NaN is largest."""
+    return x.max(axis, keepdims=True)
+
+
+@first_largest.defjvp
+def _first_largest_jvp(axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    y = first_largest(x, axis)
+    place = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
+    first = jnp.where((x == y) | (x != x), place, x.shape[axis]).min(axis, keepdims=True)
+    return y, jnp.where(place == first, dx, 0).sum(axis, keepdims=True)
