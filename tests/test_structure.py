@@ -36,6 +36,7 @@ ALLOWED = {
     "io": CORE,
     "optim": {"tree", "selectors"},
     "lora": {"tree", "selectors"},
+    "reparam": {"tree", "selectors"},
     "metrics": BASE | {"functional"},
     "autograd": CORE,
     "parallel": {"tree", "selectors"},
@@ -46,6 +47,7 @@ USES_ANYTHING = {"inspect", "plot"}
 # Imports against the direction that stand inside a function, and why.
 LAZY = {
     ("io", "train"): "load gives a run back as fnet's own TrainState, with no template",
+    ("io", "lora"): "and adapters as fnet's own Adapter",
 }
 
 FOREIGN = {"optax", "flax", "haiku", "equinox", "chex", "penzai", "orbax", "grain"}

@@ -8,7 +8,7 @@ from typing import Any
 from fnet import tree
 from fnet.io.leaves import EXTRA, Leaf
 from fnet.io.safetensors import FileError, Misfit
-from fnet.io.structure import CONTAINERS, MAX_DEPTH, OWN, UNSAVED, class_name, fields, join, set_fields
+from fnet.io.structure import CONTAINERS, MAX_DEPTH, UNSAVED, class_name, fields, join, set_fields
 
 ABSENT: Any = object()
 
@@ -161,10 +161,14 @@ def _find(name: str, types: list[type]) -> type | None:
     moved = [cls for cls in types if cls.__name__ == name.rpartition(".")[2]]
     if exact or len(moved) == 1:
         return (exact or moved)[0]
-    if name in OWN:
+    if name == "fnet.TrainState":
         from fnet.train.state import TrainState
 
         return TrainState
+    if name == "fnet.lora.Adapter":
+        from fnet.lora import Adapter
+
+        return Adapter
     return None
 
 

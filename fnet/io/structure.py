@@ -143,7 +143,10 @@ def map_leaves(f: Callable[[str, Any], Any], node: Any, name: str = "", depth: i
     return parts[1]([map_leaves(f, child, join(name, part, depth), depth + 1) for part, child in parts[0]])
 
 
-OWN = {"fnet.TrainState": ("fnet.train.state", "TrainState")}  # the one class that fnet's own files may hold
+OWN = {  # the classes that fnet's own files may hold
+    "fnet.TrainState": ("fnet.train.state", "TrainState"),
+    "fnet.lora.Adapter": ("fnet.lora", "Adapter"),
+}
 
 
 def class_name(cls: type) -> str:
