@@ -218,7 +218,7 @@ class FiveCrop(Transform):
         h, w = self.size  # type: ignore[misc]
         if image.shape[0] < h or image.shape[1] < w:
             raise ValueError(f"{self}: the image {signature(image)} is smaller than the crops")
-        centre = CenterCrop((h, w)).apply(image, None)
+        centre = CenterCrop((h, w)).apply_mask(image, None)  # which has no batch, whatever its number of axes
         return np.stack([image[:h, :w], image[:h, -w:], image[-h:, :w], image[-h:, -w:], centre])
 
     def apply_mask(self, mask: np.ndarray, drawn: None) -> np.ndarray:

@@ -123,13 +123,15 @@ class CutMix(_Mix):
 
 @functools.lru_cache(maxsize=32)
 def _beta_table(alpha: float) -> tuple[np.ndarray, np.ndarray]:
-    """Half of the distribution function of Beta(alpha, alpha), over t = x^alpha for x up to 1/2.
+    """Half of the distribution function of Beta(alpha, alpha), over t = x^p for x up to 1/2, with p = min(alpha, 1).
 
-    In t the density x^(alpha - 1) (1 - x)^(alpha - 1) dx is (1 - t^(1/alpha))^(alpha - 1) dt / alpha, which is smooth
-    where the density itself is infinite, at 0 for alpha < 1.
+    In t the density x^(alpha - 1) (1 - x)^(alpha - 1) dx is x^(alpha - p) (1 - x)^(alpha - 1) dt / p, which is finite
+    also where the density itself is not, at 0 for alpha < 1.
     """
-    t = np.linspace(0, 0.5**alpha, 4097)
-    density = (1 - t ** (1 / alpha)) ** (alpha - 1)
+    power = min(alpha, 1.0)
+    t = np.linspace(0, 0.5**power, 8193)
+    x = t ** (1 / power)
+    density = x ** (alpha - power) * (1 - x) ** (alpha - 1)
     total = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
     return total / (2 * total[-1]), t
 
@@ -141,5 +143,5 @@ def beta_quantile(u: np.ndarray, alpha: float) -> np.ndarray:
     array([0.1, 0.5, 0.9])
     """
     cumulated, t = _beta_table(float(alpha))
-    x = np.interp(np.minimum(u, 1 - u), cumulated, t) ** (1 / alpha)
+    x = np.interp(np.minimum(u, 1 - u), cumulated, t) ** (1 / min(alpha, 1.0))
     return np.where(u < 0.5, x, 1 - x)
