@@ -224,3 +224,18 @@ def test_normalize_of_zero_is_zero_with_pytorchs_gradient(p):
         np.testing.assert_allclose(a, b, rtol=1e-6)
     with pytest.raises(ValueError, match="p=0"):
         F.normalize(x, 0)
+
+
+# The sections "Non-linear activation functions" and "Dropout functions" of torch.nn.functional's documentation.
+TORCH = """threshold relu hardtanh hardswish relu6 elu selu celu leaky_relu prelu rrelu glu gelu logsigmoid hardshrink
+    tanhshrink softsign softplus softmin softmax softshrink gumbel_softmax log_softmax tanh sigmoid hardsigmoid silu
+    mish normalize dropout alpha_dropout feature_alpha_dropout dropout1d dropout2d dropout3d""".split()
+
+
+def test_every_activation_of_torch_is_here():
+    torch = pytest.importorskip("torch", reason=ORACLE)
+    assert all(callable(getattr(torch.nn.functional, name)) for name in TORCH)
+    assert not set(TORCH) - set(F.__all__)
+    # Names that end in _ change their input in place, which an immutable array has no use for.
+    in_place = [n for n in dir(torch.nn.functional) if n.endswith("_") and not n.startswith("_")]
+    assert in_place and not {name.removesuffix("_") for name in in_place} - set(TORCH)

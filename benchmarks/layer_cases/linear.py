@@ -42,4 +42,16 @@ CASES = [
         flax=lambda rngs: nnx.Embed(1000, 64, rngs=rngs),
         equinox=lambda key: jax.vmap(eqx.nn.Embedding(1000, 64, key=key)),
     ),
+    Case(
+        "embedding bag 1000 x 64, 128 bags of 32",
+        inputs=(Ints((128, 32), 1000),),
+        fnet=lambda: nn.EmbeddingBag(1000, 64),
+        torch=lambda: torch.nn.EmbeddingBag(1000, 64),
+    ),
+    Case(
+        "bilinear 256, 64 and 32 to 64",
+        inputs=((256, 64), (256, 32)),
+        fnet=lambda: nn.Bilinear(64),
+        torch=lambda: torch.nn.Bilinear(64, 32, 64),
+    ),
 ]
