@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,6 +136,18 @@ def test_jvp_and_second_derivatives(name):
     np.testing.assert_allclose(first, numeric[0], rtol=1e-6, atol=1e-6)
     for a, b in zip(second, numeric[1], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["layer", "rms"])
+def test_both_forms_give_the_same_gradients(monkeypatch, name):
+    args, results = [jnp.asarray(a, "float32") for a in (normal(4, 3, 8), normal(8, seed=1), normal(8, seed=2))], []
+    for faster in (True, False):
+        monkeypatch.setattr(sys.modules["fnet.functional.norm"], "_dots_are_faster", lambda faster=faster: faster)
+        f = lambda x, w, b: jnp.sin(CALLS[name](x, w, b)).sum()  # noqa: E731
+        results.append(jax.jit(jax.grad(f, (0, 1, 2)))(*args))
+        found = str(jax.make_jaxpr(jax.grad(f, (0, 1, 2)))(*args)).count("dot_general")
+        assert bool(found) == faster
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), *results)
 
 
 @pytest.mark.parametrize("name", ["batch", "layer", "group", "instance"])

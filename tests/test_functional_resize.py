@@ -46,6 +46,17 @@ def test_interpolate_is_pytorchs(case):
         image_parity(lambda x: F.interpolate(x, **args), lambda x: f(x, **args), [normal(2, *spatial, 3)], 1e-9)
 
 
+def test_many_channels_are_resized_as_few():
+    x = normal(2, 5, 4, 40)
+    with jax.enable_x64(True):
+        for call in (lambda x: F.interpolate(x, 7, mode="bicubic"), lambda x: F.adaptive_avg_pool(x, 3)):
+            both = lambda x, call=call: jax.value_and_grad(lambda x: (call(x) ** 2).sum())(x)  # noqa: E731
+            (total, grad), few = jax.jit(both)(x), [jax.jit(both)(x[..., i : i + 1]) for i in (0, 20)]
+            alone = np.concatenate([gradient for _, gradient in few], -1)
+            np.testing.assert_allclose(grad[..., [0, 20]], alone, rtol=1e-10, atol=1e-10)
+            assert total > few[0][0]
+
+
 def test_nearest_takes_pytorchs_choice_of_values_at_every_size():
     f = torch().nn.functional.interpolate
     x = np.arange(12.0, dtype="float32").reshape(1, 12, 1)

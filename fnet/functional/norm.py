@@ -228,14 +228,11 @@ def _tangent(over: Over, x: Any, scale: Any, mean: Any, inverse: Any, mask: Any,
     dx_wide = _wide(dx)
     dmean = None if mean is None else over.mean(dx_wide, mask)
     along = over.mean(again * dx_wide, mask)
-    if scale is None or not over.varies(scale):
-        # a dx + (dshift - a E[dx]) + x̂ (dscale - a E[x̂ dx]): its transpose sums dy and x̂ dy once, for all three.
-        a = inverse if scale is None else inverse * scale
-        offset = _sum(dshift, None if dmean is None else -a * dmean)
-        dy = _sum(a * dx_wide + x_hat * (-a * along if scale is None else dscale - a * along), offset)
-    else:
-        inner = dx_wide - again * along if dmean is None else dx_wide - dmean - again * along
-        dy = _sum(inner * inverse * scale + x_hat * dscale, dshift)
+    # a dx + (dshift - a E[dx]) + x̂ (dscale - a E[x̂ dx]): its transpose sums dy and x̂ dy once, for all three.
+    a = inverse if scale is None else inverse * scale
+    offset = _sum(dshift, None if dmean is None else over.times(-inverse * dmean, scale))
+    slope = _sum(None if scale is None else dscale, over.times(-inverse * along, scale))
+    dy = _sum(a * dx_wide + x_hat * slope, offset)
     return dy.astype(x.dtype), dmean, 2 * along / inverse
 
 
@@ -272,9 +269,26 @@ class Over:
         repeats = np.prod([x.shape[axis] for axis in self.axes if mask.shape[axis] == 1])
         return mask.sum().astype(jnp.promote_types(x.dtype, jnp.float32)) * float(repeats)
 
-    def varies(self, scale: jax.Array) -> bool:
-        """Whether a scale has more than one value along the axes."""
-        return any(scale.shape[axis] != 1 for axis in self.axes)
+    def times(self, statistic: jax.Array, scale: jax.Array | None) -> jax.Array:
+        """A statistic times the scale: where that varies along the axes an outer product, on CPU by `dot_general`.
+
+        The transpose of this is a product of a matrix and a vector. Of the same product and sum written with a
+        broadcast, XLA on CPU writes the broadcast to memory.
+        """
+        if scale is None:
+            return statistic
+        if all(scale.shape[axis] == 1 for axis in self.axes) or not _dots_are_faster():
+            return statistic * scale
+        kept = statistic.ndim - len(self.axes)
+        lead, last = statistic.shape[:kept], scale.shape[kept:]
+        row = scale.reshape(1, -1).astype(statistic.dtype)
+        outer = jax.lax.dot_general(statistic.reshape(*lead, 1), row, (((kept,), (0,)), ((), ())), precision="highest")
+        return outer.reshape(*lead, *last)
+
+
+def _dots_are_faster() -> bool:
+    """Whether sums over the last axes against a vector are better matrix products; on GPU and TPU XLA fuses them."""
+    return jax.default_backend() == "cpu"
 
 
 def _affine(x: jax.Array, mean: jax.Array, var: jax.Array, weight: Any, bias: Any, eps: float) -> jax.Array:
