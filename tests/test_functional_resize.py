@@ -62,7 +62,7 @@ def test_nearest_takes_pytorchs_choice_of_values_at_every_size():
     x = np.arange(12.0, dtype="float32").reshape(1, 12, 1)
     for mode in ("nearest", "nearest-exact"):
         for length in (5, 7, 12):
-            for out in range(1, 40):
+            for out in range(1, 40, 3):
                 want = f(torch().tensor(channels_first(x[:, :length])), out, mode=mode)
                 got = F.interpolate(x[:, :length], out, mode=mode)
                 np.testing.assert_array_equal(got, channels_last(want), err_msg=f"{mode}, {length} to {out}")
