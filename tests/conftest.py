@@ -31,3 +31,11 @@ def data_dir() -> Path:
     if not Path(folder).is_dir():
         pytest.fail(f"FNET_DATA is {folder!r}, which is no folder")
     return Path(folder)
+
+
+@pytest.fixture
+def no_shared_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No real data, and an empty cache of named sets, whose folder this is."""
+    monkeypatch.delenv("FNET_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "fnet"

@@ -1,23 +1,18 @@
-"""Named sets, the IDX reader and the download, against files and a server made here: nothing leaves the machine."""
+"""Named sets and the IDX reader, against files made here."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import http.server
 import os
-import re
 import struct
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fnet import data
-from fnet.data import download
-from fnet.data.download import DownloadError, fetch
-from fnet.data.sets import idx_sets, places
+from fnet.data.sets import places
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -43,13 +38,6 @@ def write_files(folder, files, compress=False):
     for name, contents in files.items():
         (folder / (name + ".gz" * compress)).write_bytes(gzip.compress(contents) if compress else contents)
     return folder
-
-
-@pytest.fixture
-def no_shared_data(monkeypatch, tmp_path):
-    monkeypatch.delenv("FNET_DATA", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "fnet"
 
 
 # --- digits -----------------------------------------------------------------------------------------------------------
@@ -163,7 +151,9 @@ def test_mnist_is_found_in_each_place(no_shared_data, tmp_path, monkeypatch, com
     check(data.mnist())
     write_files(no_shared_data / "fashion_mnist", files, compress)
     check(data.fashion_mnist())
+    check(data.kmnist(write_files(tmp_path / "k", files, compress)))
     assert data.fashion_mnist()[0].classes[9] == "Ankle boot" and data.mnist()[1].classes[9] == "9"
+    assert data.kmnist(tmp_path / "k")[0].classes == ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
     write_files(tmp_path / "shared" / "mnist", tiny_files(1, (3, 2)), compress)  # FNET_DATA comes before the cache
     monkeypatch.setenv("FNET_DATA", str(tmp_path / "shared"))
     assert len(data.mnist()[0]) == 3
@@ -210,149 +200,3 @@ def test_the_real_mnist():
     assert np.bincount(test.arrays[1]).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     mean, deviation = train.arrays[0].mean() / 255, train.arrays[0].std() / 255
     assert (round(mean, 4), round(deviation, 4)) == (0.1307, 0.3081)  # what every MNIST tutorial normalises with
-
-
-# --- download ---------------------------------------------------------------------------------------------------------
-
-
-class Server:
-    """A web server for files, with the faults that servers have."""
-
-    def __init__(self):
-        self.files: dict[str, bytes] = {}
-        self.ranges = True  # honours Range
-        self.cut: int | None = None  # closes the connection after so many bytes of a body, once
-        self.requests: list[tuple[str, str | None]] = []
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                asked = self.headers.get("Range")
-                outer.requests.append((self.path, asked))
-                body = outer.files.get(self.path)
-                if body is None:
-                    return self.send_error(404)
-                begin = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and outer.ranges else 0
-                if begin and begin >= len(body):
-                    return self.send_error(416)
-                self.send_response(206 if begin else 200)
-                if begin:
-                    self.send_header("Content-Range", f"bytes {begin}-{len(body) - 1}/{len(body)}")
-                self.send_header("Content-Length", str(len(body) - begin))
-                self.end_headers()
-                rest, outer.cut = body[begin:][: outer.cut], None
-                self.wfile.write(rest)
-
-            def log_message(self, *args):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
-
-
-@pytest.fixture
-def server(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    server = Server()
-    yield server
-    server.close()
-
-
-BODY = np.random.default_rng(0).bytes(300_000)
-DIGEST = hashlib.sha256(BODY).hexdigest()
-
-
-def test_fetch_downloads_once_and_shows_a_bar(server, tmp_path, capsys):
-    server.files["/file.gz"] = BODY
-    path = fetch([server.url + "file.gz"], tmp_path / "new" / "file.gz", DIGEST)
-    assert path.read_bytes() == BODY and [p.name for p in path.parent.iterdir()] == ["file.gz"]
-    assert "file.gz" in capsys.readouterr().err
-    fetch([server.url + "file.gz"], path, DIGEST)
-    assert len(server.requests) == 1
-    path.write_bytes(b"damaged since")
-    fetch([server.url + "file.gz"], path, DIGEST, progress=False)
-    assert path.read_bytes() == BODY and capsys.readouterr().err == ""
-
-
-def test_fetch_resumes_after_the_connection_broke(server, tmp_path):
-    server.files["/f"], server.cut = BODY, 100_000
-    with pytest.raises(DownloadError, match=r"broke after 100000 of 300000 bytes[\s\S]*another attempt goes on"):
-        fetch([server.url + "f"], tmp_path / "f", DIGEST, progress=False)
-    assert (tmp_path / "f.part").stat().st_size == 100_000 and not (tmp_path / "f").exists()
-    fetch([server.url + "f"], tmp_path / "f", DIGEST, progress=False)
-    assert (tmp_path / "f").read_bytes() == BODY and server.requests[-1] == ("/f", "bytes=100000-")
-    server.cut = 1000  # the second mirror goes on where the first one broke off
-    fetch([server.url + "f", server.url + "f"], tmp_path / "g", DIGEST, progress=False)
-    assert (tmp_path / "g").read_bytes() == BODY and server.requests[-1] == ("/f", "bytes=1000-")
-
-
-@pytest.mark.parametrize("part", [BODY[:5000], BODY, BODY + b"more", b"of another file", b""])
-@pytest.mark.parametrize("ranges", [True, False])
-def test_fetch_copes_with_any_partial_file(server, tmp_path, part, ranges):
-    server.files["/f"], server.ranges = BODY, ranges
-    (tmp_path / "f.part").write_bytes(part)
-    fetch([server.url + "f"], tmp_path / "f", DIGEST, progress=False)
-    assert (tmp_path / "f").read_bytes() == BODY and not (tmp_path / "f.part").exists()
-
-
-def test_fetch_refuses_what_has_another_checksum_and_tries_the_next_mirror(server, tmp_path):
-    server.files.update({"/bad": b"an error page", "/good": BODY})
-    with pytest.raises(DownloadError) as caught:
-        fetch([server.url + "bad", server.url + "none"], tmp_path / "f", DIGEST, progress=False)
-    wrong = hashlib.sha256(b"an error page").hexdigest()
-    for words in (
-        f"bad: the checksum is wrong: sha256 {wrong}, expected {DIGEST}",
-        "none: HTTP 404",
-        str(tmp_path / "f"),
-    ):
-        assert words in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
-    urls = [server.url + name for name in ("none", "bad", "good")]
-    assert fetch(urls, tmp_path / "f", DIGEST, progress=False).read_bytes() == BODY
-
-
-def test_fetch_without_a_network_says_what_to_do(server, tmp_path):
-    server.close()
-    with pytest.raises(DownloadError, match=r"(?i)refused[\s\S]*Without a network, put the file at .*f yourself"):
-        fetch([server.url + "f"], tmp_path / "f", DIGEST, progress=False)
-    assert issubclass(DownloadError, OSError)
-
-
-def test_mnist_downloads_what_is_missing(server, tmp_path, monkeypatch, no_shared_data):
-    files = {name + ".gz": gzip.compress(contents) for name, contents in tiny_files().items()}
-    server.files = {"/mnist/" + name: contents for name, contents in files.items()}
-    fake = idx_sets._IdxSet(
-        name="mnist",
-        torchvision="MNIST",
-        mirrors=(server.url + "gone/", server.url + "mnist/"),
-        checksums={name: hashlib.sha256(contents).hexdigest() for name, contents in files.items()},
-        classes=tuple("0123456789"),
-    )
-    monkeypatch.setattr(idx_sets, "_MNIST", fake)
-    train, _ = data.mnist(download=True)
-    assert len(train) == 12 and len(list((no_shared_data / "mnist").iterdir())) == 4
-    asked = len(server.requests)
-    data.mnist(download=True)
-    data.mnist()
-    assert len(server.requests) == asked
-    own = write_files(tmp_path / "own", {"train-images-idx3-ubyte": tiny_files()["train-images-idx3-ubyte"]})
-    data.mnist(own, download=True)
-    assert len(list(own.iterdir())) == 4  # the file that was there is used, three are fetched beside it
-    server.files["/mnist/t10k-labels-idx1-ubyte.gz"] = b"captive portal"
-    with pytest.raises(DownloadError, match="t10k-labels.*checksum"):
-        data.mnist(tmp_path / "other", download=True)
-
-
-def test_the_published_sets_have_all_four_files():
-    for which in (idx_sets._MNIST, idx_sets._FASHION_MNIST, idx_sets._KMNIST):
-        assert set(which.checksums) == {name + ".gz" for name in tiny_files()} and len(which.mirrors) == 2
-        assert all(re.fullmatch("[0-9a-f]{64}|[0-9a-f]{32}", digest) for digest in which.checksums.values())
-        assert all(mirror.endswith("/") for mirror in which.mirrors) and len(which.classes) == 10
-    assert download.file_digest(Path(data.__file__)) == hashlib.sha256(Path(data.__file__).read_bytes()).hexdigest()

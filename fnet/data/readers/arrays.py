@@ -59,10 +59,12 @@ def read_npz(path: str | Path, memmap: bool = False) -> dict[str, np.ndarray]:
         if memmap:
             with zipfile.ZipFile(path) as archive, path.open("rb") as file:
                 return {info.filename.removesuffix(".npy"): _map(path, file, info) for info in archive.infolist()}
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
             if not isinstance(arrays, np.lib.npyio.NpzFile):
                 raise ValueError("it is an npy file of one array; use open_npy or np.load")
-            return dict(arrays)
+            with arrays:
+                return dict(arrays)
     except (ValueError, EOFError, zipfile.BadZipFile, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise

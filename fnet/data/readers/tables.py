@@ -15,7 +15,7 @@ from .text_files import read_text
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)")
-_FLOAT = re.compile(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|inf|infinity)", re.IGNORECASE)
+_FLOAT = re.compile(r"[+-]?(((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|inf|infinity)", re.IGNORECASE)
 _BOOLS = {"true": True, "false": False}
 
 Cell = tuple[int, Any]  # the line in the file, and the value (None where it is missing)
@@ -71,7 +71,7 @@ def read_csv(
                 rows.append((begins, fields))
             begins = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
+        raise ValueError(f"{path}: line {begins}: {error}") from error
     if not rows:
         raise ValueError(f"{path}: has no line")
     names = rows.pop(0)[1] if header else [str(k) for k in range(len(rows[0][1]))]
