@@ -125,6 +125,17 @@ def test_the_recurrent_weights_gradient_is_one_matmul_after_the_scan() -> None:
     assert len(shapes) == 2 and (4, 16) not in shapes, "one matmul a step in each direction, none for the weight"
 
 
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_both_forms_of_the_gates_give_the_same_numbers_and_gradients(kind: str, monkeypatch: Any) -> None:
+    x, hx, weights = jax.tree.map(lambda a: jnp.float32(3 * a), arrays(kind))
+    found = []
+    for faster in (True, False):
+        monkeypatch.setattr("fnet.functional.recurrence._tanh_is_faster", lambda faster=faster: faster)
+        f = lambda x, w: jnp.sin(OVER_TIME[kind](x, hx, *w)[0]).sum()  # noqa: E731
+        found.append(jax.jit(jax.value_and_grad(f, (0, 1)))(x, weights))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), *found)
+
+
 def test_batch_axes_and_vmap() -> None:
     x, hx, weights = jax.tree.map(jnp.float32, arrays("gru", batch=(2, 3)))
     y, h = F.gru(x, hx, *weights)

@@ -143,6 +143,41 @@ def test_a_scanned_cell_is_the_whole_sequence_at_once(cell: Any) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:, 1], b[:, 1]), ours[1], initial)
 
 
+def test_a_convolutional_lstm_is_a_loop_over_pytorchs_convolutions(x64: None) -> None:
+    torch = pytest.importorskip("torch", reason="parity tests need the oracle extra: pip install fnet[oracle]")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 3, 5, 4, 2))
+    layer = nn.RNN(nn.ConvLSTMCell(3), reverse=True, return_state=True)
+    params = {name: rng.normal(size=a.shape) / 3 for name, a in layer.init(KEY, x)[0].items()}
+    mask = np.array([[1, 1, 1], [1, 0, 0]], bool)
+    tensors = {name: torch.tensor(a, requires_grad=True) for name, a in params.items()}
+    tx = torch.tensor(x, requires_grad=True)
+    conv = lambda a, w: torch.nn.functional.conv2d(a, w.permute(3, 2, 0, 1), padding="same")  # noqa: E731
+    h = c = torch.zeros(2, 3, 5, 4, dtype=torch.float64)
+    outputs: list[Any] = [None] * 3
+    for t in (2, 1, 0):
+        z = conv(tx[:, t].permute(0, 3, 1, 2), tensors["weight_ih"]) + conv(h, tensors["weight_hh"])
+        i, f, g, o = (z + tensors["bias"][:, None, None]).chunk(4, 1)
+        new_c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        new_h = torch.sigmoid(o) * torch.tanh(new_c)
+        counts = torch.tensor(mask[:, t])[:, None, None, None]
+        h, c = torch.where(counts, new_h, h), torch.where(counts, new_c, c)
+        outputs[t] = torch.where(counts, h, torch.zeros(())).permute(0, 2, 3, 1)
+    expected = (torch.stack(outputs, 1), (h.permute(0, 2, 3, 1), c.permute(0, 2, 3, 1)))
+    sum(torch.sin(a).sum() for a in (expected[0], *expected[1])).backward()
+
+    def loss(params: Any, x: Any) -> Any:
+        outputs = layer(params, x, mask=mask)
+        return sum(jnp.sin(a).sum() for a in jax.tree.leaves(outputs)), outputs
+
+    grads, found = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)  # noqa: E731
+    jax.tree.map(lambda a, b: close(a, b.detach()), found, expected)
+    jax.tree.map(lambda a, b: close(a, b.grad), grads, (tensors, tx))
+    one = layer.layer(params, x[:, 2])
+    jax.tree.map(lambda a, b: close(a[1], b[1]), one, nn.RNN(layer.layer, return_state=True)(params, x[:, 2:])[1])
+
+
 def test_a_cell_of_ones_own_keeps_its_names_keys_and_state() -> None:
     rnn = nn.Sequential(rnn=nn.RNN(own()))
     params, state = rnn.init(KEY, X)
@@ -230,6 +265,13 @@ def test_a_cell_that_needs_its_state_is_given_it() -> None:
         (lambda: nn.GRU(4).init(KEY, X, mask=jnp.ones((5, 3), bool)), ValueError, r"mask has shape \(5, 3\)"),
         (lambda: nn.GRU(4).init(KEY, X, mask=1, lengths=1), ValueError, "lengths or mask, not both"),
         (lambda: nn.GRU(4, 2).init(KEY, X, jnp.ones((1, 3, 4))), ValueError, r"expected arrays \(2, batch, …\)"),
+        (lambda: nn.ConvLSTMCell(0), ValueError, "hidden_channels of at least 1, got 0"),
+        (lambda: nn.ConvLSTMCell(4, 0), ValueError, "kernel_size of at least 1, got 0"),
+        (lambda: nn.ConvLSTMCell(4, 3, 3), TypeError, "bias is True or False, got 3"),
+        (lambda: nn.RNN(nn.ConvLSTMCell(4)).init(KEY, X), ValueError, r"one spatial axis for each.*got shape \(3, 2\)"),
+        (lambda: F.conv_lstm(X[..., None], None, jnp.ones((3, 2, 4)), X), ValueError, "weight_ih has shape"),
+        (lambda: F.conv_lstm(X, None, jnp.ones((3, 2, 4)), jnp.ones((3, 1, 4))), ValueError, "x has shape"),
+        (lambda: F.conv_lstm(X[..., None], (X, X), jnp.ones((3, 1, 4)), jnp.ones((3, 1, 4))), ValueError, "state hx"),
         (lambda: nn.GRU(4)({"weight_ih_l1": X}, X), KeyError, "ends in '_l0'; there are 'weight_ih_l1'"),
     ],
 )  # fmt: skip

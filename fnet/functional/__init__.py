@@ -32,16 +32,9 @@ from fnet.functional.activation import (
     threshold,
 )
 from fnet.functional.attention import scaled_dot_product_attention
-from fnet.functional.augment import (
-    color_jitter,
-    cutmix,
-    cutout,
-    mixup,
-    random_crop,
-    random_erasing,
-    random_flip,
-)
+from fnet.functional.augment import color_jitter, cutmix, cutout, mixup, random_crop, random_erasing, random_flip
 from fnet.functional.bilinear import bilinear
+from fnet.functional.conv_lstm import conv_lstm, conv_lstm_cell
 from fnet.functional.convolution import (
     conv,
     conv1d,
@@ -157,6 +150,8 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv3d",
+    "conv_lstm",
+    "conv_lstm_cell",
     "conv_transpose",
     "conv_transpose1d",
     "conv_transpose2d",

@@ -32,13 +32,13 @@ class Gates(NamedTuple):
     slopes: Callable[..., Any]  # (kept, carry before, carry after) -> what `tangent` and `merge` multiply by
     merge: Callable[..., Any]  # (slopes, tangents of the x and of the h pre-activations) -> of their sum
     tangent: Callable[..., Any]  # (slopes, tangent of the pre-activations, of the carry) -> of the new carry
+    product: Callable[..., jax.Array] = linear  # (h, w, b) -> what h adds to the pre-activations, linear in all
 
 
 def _scan(gates: Gates, reverse: bool, x: jax.Array, carry: Carry, w: jax.Array, b: Any, mask: Any, keep: bool) -> Any:
     def step(carry: Carry, inputs: Any) -> tuple[Carry, Any]:
         x, mask = inputs
-        h = carry[0] @ w
-        new, kept = gates.step(x, h if b is None else h + b, carry)
+        new, kept = gates.step(x, gates.product(carry[0], w, b), carry)
         new = _hold(mask, new, carry)
         return new, ((new, kept) if keep else new[0])
 
@@ -69,11 +69,11 @@ def _recur_jvp(gates: Gates, reverse: bool, primals: Any, tangents: Any) -> Any:
     last, (after, kept) = _scan(gates, reverse, x, carry, w, b, mask, keep=True)
     before = tuple(_shifted(first, steps, reverse) for first, steps in zip(carry, after, strict=True))
     slopes = gates.slopes(kept, before, after)
-    da = gates.merge(slopes, dx, linear(before[0], dw, db))
+    da = gates.merge(slopes, dx, gates.product(before[0], dw, db))
 
     def step(dcarry: Carry, inputs: Any) -> tuple[Carry, jax.Array]:
         slopes, da, mask = inputs
-        new = gates.tangent(slopes, gates.merge(slopes, da, dcarry[0] @ w), dcarry)
+        new = gates.tangent(slopes, gates.merge(slopes, da, gates.product(dcarry[0], w)), dcarry)
         new = _hold(mask, new, dcarry)
         return new, new[0]
 
@@ -115,10 +115,28 @@ ELMAN = {
 
 
 def _lstm_step(x: jax.Array, h: jax.Array, carry: Carry) -> tuple[Carry, jax.Array]:
-    i, f, g, o = jnp.split(x + h, 4, axis=-1)
-    i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+    kept = _packed_gates(x + h) if _tanh_is_faster() else _gates(x + h)
+    i, f, g, o = jnp.split(kept, 4, axis=-1)
     c = f * carry[1] + i * g
-    return (o * jnp.tanh(c), c), jnp.concatenate([i, f, g, o], axis=-1)
+    return (o * jnp.tanh(c), c), kept
+
+
+def _gates(a: jax.Array) -> jax.Array:
+    i, f, g, o = jnp.split(a, 4, axis=-1)
+    return jnp.concatenate([jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)], axis=-1)
+
+
+def _packed_gates(a: jax.Array) -> jax.Array:
+    """The four gates in one tanh: sigmoid(x) = tanh(x / 2) / 2 + 1 / 2."""
+    size = a.shape[-1] // 4
+    scale = jnp.repeat(jnp.array([0.5, 0.5, 1.0, 0.5], a.dtype), size)
+    return jnp.tanh(a * scale) * scale + (1 - scale)
+
+
+def _tanh_is_faster() -> bool:
+    """Whether to compute a sigmoid as a tanh: on CPU, XLA has the latter as a polynomial without exp and division, and
+    one kernel for four gates in place of five makes the LSTM's forward 1.5x faster. Both are equal to an ulp of 1."""
+    return jax.default_backend() == "cpu"
 
 
 def _lstm_slopes(kept: jax.Array, before: Carry, after: Carry) -> tuple[jax.Array, ...]:
@@ -143,7 +161,8 @@ LSTM = Gates("lstm", 4, _lstm_step, _lstm_slopes, _add, _lstm_tangent)
 
 def _gru_step(x: jax.Array, h: jax.Array, carry: Carry) -> tuple[Carry, jax.Array]:
     size = carry[0].shape[-1]
-    r, z = jnp.split(jax.nn.sigmoid(x[..., : 2 * size] + h[..., : 2 * size]), 2, axis=-1)
+    a = x[..., : 2 * size] + h[..., : 2 * size]
+    r, z = jnp.split(jnp.tanh(a / 2) / 2 + 0.5 if _tanh_is_faster() else jax.nn.sigmoid(a), 2, axis=-1)
     h_n = h[..., 2 * size :]
     n = jnp.tanh(x[..., 2 * size :] + r * h_n)
     return (n + z * (carry[0] - n),), jnp.concatenate([r, z, n, h_n], axis=-1)

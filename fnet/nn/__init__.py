@@ -63,7 +63,7 @@ from fnet.nn.pooling import (
     MaxPool3d,
 )
 from fnet.nn.position import LearnedPosition, RoPE, SinusoidalPosition
-from fnet.nn.recurrent import GRU, LSTM, RNN, ElmanRNN, GRUCell, LSTMCell, RNNCell
+from fnet.nn.recurrent import GRU, LSTM, RNN, ConvLSTMCell, ElmanRNN, GRUCell, LSTMCell, RNNCell
 from fnet.nn.resize import ChannelShuffle, PixelShuffle, PixelUnshuffle, Upsample
 from fnet.nn.sequential import Sequential
 from fnet.nn.shape import Flatten, Identity, Reshape, Unflatten
@@ -80,16 +80,16 @@ __all__ = [
     "AdaptiveAvgPool", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool",
     "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d", "AlphaDropout", "AvgPool", "AvgPool1d", "AvgPool2d",
     "AvgPool3d", "BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Bilinear", "ChannelShuffle", "Conv",
-    "Conv1d", "Conv2d", "Conv3d", "ConvTranspose", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "DropPath",
-    "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "ElmanRNN", "Embedding", "EmbeddingBag", "Ensemble",
-    "FeatureAlphaDropout", "Flatten", "Fold", "GEGLU", "GRU", "GRUCell", "GlobalAvgPool", "GlobalMaxPool", "GroupNorm",
-    "Identity", "InstanceNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "LPPool", "LPPool1d", "LPPool2d",
-    "LPPool3d", "LSTM", "LSTMCell", "Lambda", "Layer", "LayerNorm", "LearnedPosition", "Linear", "LinearLike",
-    "LocalResponseNorm", "MaxPool", "MaxPool1d", "MaxPool2d", "MaxPool3d", "MoE", "Model", "MultiHeadAttention",
-    "MultiheadAttention", "PReLU", "Parallel", "Param", "PixelShuffle", "PixelUnshuffle", "RMSNorm", "RNN", "RNNCell",
-    "Remat", "Reshape", "Residual", "RoPE", "Sequential", "SinusoidalPosition", "Stack", "SwiGLU", "TransformError",
-    "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer",
-    "Unflatten", "Unfold", "Upsample", "restack", "unstack",
+    "Conv1d", "Conv2d", "Conv3d", "ConvLSTMCell", "ConvTranspose", "ConvTranspose1d", "ConvTranspose2d",
+    "ConvTranspose3d", "DropPath", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "ElmanRNN", "Embedding",
+    "EmbeddingBag", "Ensemble", "FeatureAlphaDropout", "Flatten", "Fold", "GEGLU", "GRU", "GRUCell", "GlobalAvgPool",
+    "GlobalMaxPool", "GroupNorm", "Identity", "InstanceNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d",
+    "LPPool", "LPPool1d", "LPPool2d", "LPPool3d", "LSTM", "LSTMCell", "Lambda", "Layer", "LayerNorm", "LearnedPosition",
+    "Linear", "LinearLike", "LocalResponseNorm", "MaxPool", "MaxPool1d", "MaxPool2d", "MaxPool3d", "MoE", "Model",
+    "MultiHeadAttention", "MultiheadAttention", "PReLU", "Parallel", "Param", "PixelShuffle", "PixelUnshuffle",
+    "RMSNorm", "RNN", "RNNCell", "Remat", "Reshape", "Residual", "RoPE", "Sequential", "SinusoidalPosition", "Stack",
+    "SwiGLU", "TransformError", "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
+    "TransformerEncoderLayer", "Unflatten", "Unfold", "Upsample", "restack", "unstack",
 ]  # fmt: skip
 
 

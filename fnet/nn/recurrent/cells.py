@@ -14,6 +14,7 @@ from fnet.nn.core import Layer, Param
 class _Cell(Layer):
     keyless = True
     gates: ClassVar[int]
+    time_axis: ClassVar[int] = -2  # any number of batch axes before time
 
     hidden_size: int
     bias: bool = True

@@ -39,7 +39,7 @@ class RNN(Combinator):
     as in PyTorch. Keys are per step; a state of the cell's own (BatchNorm) goes from step to step.
 
     A cell may offer ``sequence(params, x, state, mask, reverse) -> (outputs, last state)`` to take all steps at once,
-    as those of fnet do, with any number of axes before time.
+    as those of fnet do.
 
     >>> import jax, jax.numpy as jnp
     >>> from fnet import nn

@@ -16,8 +16,8 @@ from fnet.nn.core.walk import record, run
 
 
 def time_axis(cell: Any) -> int:
-    """The axis of time: before the features for cells that take whole sequences, after one batch axis for others."""
-    return -2 if hasattr(cell, "sequence") else 1
+    """The axis of time in the input of `RNN`: after one batch axis, unless the cell says otherwise."""
+    return getattr(cell, "time_axis", 1)
 
 
 def counted_steps(x: Any, axis: int, lengths: Any, mask: Any) -> tuple[jax.Array | None, jax.Array | None]:
