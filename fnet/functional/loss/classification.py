@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,14 +112,14 @@ def softmax_focal_loss(
     if mask is not None:
         mask = leading_mask(mask, scores.shape[:-1], where)
         scores = jnp.where(mask[..., None], scores, 0)
-    counted, valid, hit = _labels(scores, labels, ignore_index, mask, where)
+    counted, valid, ids = _labels(scores, labels, ignore_index, mask, where)
     log_probs = jax.nn.log_softmax(scores)
-    log_prob = jnp.where(hit, log_probs, 0).sum(-1)
-    others = jnp.where(hit, 0, jnp.exp(log_probs)).sum(-1)  # 1 - p, without its cancellation
+    log_prob = _pick(log_probs, ids)
+    others = jnp.where(_is_label(scores, ids), 0, jnp.exp(log_probs)).sum(-1)  # 1 - p, without its cancellation
     loss = power(others, gamma) * -log_prob
     row_weight = None
     if weight is not None:
-        row_weight = jnp.where(hit, jnp.broadcast_to(jnp.asarray(weight, scores.dtype), scores.shape), 0).sum(-1)
+        row_weight = _pick(jnp.broadcast_to(jnp.asarray(weight, scores.dtype), scores.shape), ids)
         loss = loss * row_weight
     return reduce(or_nan(loss, valid), reduction, counted, row_weight)
 
@@ -134,12 +136,12 @@ def _class_entropy(
     where: str,
 ) -> jax.Array:
     """The loss of integer labels, for log-probabilities `scores - log_total`."""
-    counted, valid, hit = _labels(scores, labels, ignore_index, mask, where)
-    loss = log_total - jnp.where(hit, scores, 0).sum(-1)
+    counted, valid, ids = _labels(scores, labels, ignore_index, mask, where)
+    loss = log_total - _pick(scores, ids)
     row_weight = None
     if weight is not None:
         weight = jnp.broadcast_to(jnp.asarray(weight, scores.dtype), scores.shape)
-        row_weight = jnp.where(hit, weight, 0).sum(-1)
+        row_weight = _pick(weight, ids)
         loss = loss * row_weight
     if smoothing:
         loss = (1 - smoothing) * loss + smoothing / scores.shape[-1] * _total_entropy(scores, log_total, weight)
@@ -149,7 +151,7 @@ def _class_entropy(
 def _labels(
     scores: jax.Array, labels: ArrayLike, ignore_index: int, mask: jax.Array | None, where: str
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Which labels count, which are in range (or do not count), and for every class of every row if it is the label."""
+    """Which labels count, which are in range (or do not count), and ids to look up, which are all in range."""
     if jnp.shape(labels) != scores.shape[:-1]:
         raise ValueError(_label_shape_message(where, scores.shape, labels))
     ids = integer_ids(labels, f"{where} labels")
@@ -157,10 +159,25 @@ def _labels(
     counted = counted if mask is None else counted & mask
     fix = f"{LABEL_FIX}, as does ignore_index="
     valid = in_range(labels, scores.shape[-1], f"{where} labels", counted=counted, fix=fix)
-    ids = jnp.where(valid, ids, 0)  # any class, for the NaN of or_nan to have a gradient to spoil
-    # A comparison with every class, fused into the sum: its gradient is a select, where that of a gather is a scatter.
-    hit = ids[..., None] == jax.lax.broadcasted_iota(ids.dtype, scores.shape, scores.ndim - 1)
-    return jnp.asarray(counted), valid, hit
+    # Any class will do for the others, for the NaN of or_nan to have a gradient to spoil.
+    return jnp.asarray(counted), valid, jnp.where(valid & counted, ids, 0)
+
+
+@jax.custom_jvp
+def _pick(scores: jax.Array, ids: jax.Array) -> jax.Array:
+    """scores[..., id] of each row: a gather, whose gradient is not the scatter of a gather's, which is slow."""
+    return jnp.take_along_axis(scores, ids[..., None], -1, mode="clip")[..., 0]
+
+
+@_pick.defjvp
+def _pick_jvp(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, Any]) -> tuple[jax.Array, jax.Array]:
+    (scores, ids), (move, _) = primals, tangents
+    # A comparison with every class, fused into the sum; transposed it is a select.
+    return _pick(scores, ids), jnp.where(_is_label(scores, ids), move, 0).sum(-1)
+
+
+def _is_label(scores: jax.Array, ids: jax.Array) -> jax.Array:
+    return ids[..., None] == jax.lax.broadcasted_iota(ids.dtype, scores.shape, scores.ndim - 1)
 
 
 def _total_entropy(scores: jax.Array, log_total: jax.Array, weight: jax.Array | None) -> jax.Array:
