@@ -151,6 +151,7 @@ def medians(runs: dict[str, Run], rounds: int, seconds: float) -> dict[str, floa
     for number in range(rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
+            runs[name]()  # not timed: the threads of whoever came before may still spin, and the cache is theirs
             begin = time.perf_counter()
             for _ in range(repeats[name]):
                 runs[name]()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnet.functional as F
-from fnet.functional.convolution import cpu
+from fnet.functional.convolution.cpu import choice
 
 
 def first(x, rank):
@@ -75,7 +75,7 @@ def test_the_cpu_forms_give_xlas_numbers_and_gradients(c, seed):
     results = []
     for chosen in (False, True):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cpu, "applies", lambda x, chosen=chosen: chosen)
+            patch.setattr(choice, "applies", lambda x, chosen=chosen: chosen)
             results.append(value_and_gradients(f)((x, w), dy))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), *results)
 
@@ -121,3 +121,47 @@ def test_pad_is_pytorchs(mode, sizes):
         y, dx = value_and_gradients(lambda x: F.pad(x, sizes, mode))((x,), np.moveaxis(dy, 1, -1))
         np.testing.assert_array_equal(y, np.moveaxis(ty.detach().numpy(), 1, -1))
         np.testing.assert_allclose(dx, np.moveaxis(tx.grad.numpy(), 1, -1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda x, w: F.conv_transpose(x, w, output_padding=1), r"output_padding=1 must be smaller than the stride"),
+        (lambda x, w: F.conv_transpose(x, w, padding=4), r"output would have the spatial axes \(-2, -2\)"),
+        (lambda x, w: F.conv_transpose(x[..., :3], w), r"conv_transpose: input has shape .* expected 4"),
+        (lambda x, w: F.conv_transpose1d(x, w), r"conv_transpose1d: weight has shape .* expected 3"),
+        (lambda x, w: F.conv_transpose3d(x, w), r"conv_transpose3d: weight has shape .* expected 5"),
+        (lambda x, w: F.unfold(x, 6), r"unfold: the kernel \(6, 6\) is larger than the input"),
+        (lambda x, w: F.unfold(x[0, 0], 2), r"unfold: input has shape \(4, 4\), expected at least 3 axes"),
+        (lambda x, w: F.fold(x[0], 4, 3), r"fold: input has shape \(4, 4, 4\), expected .*channels \* 9"),
+        (lambda x, w: F.fold(x[0], 6, 2), r"with 4 windows, expected 25: as many as a kernel \(2, 2\)"),
+        (lambda x, w: F.pad(x, (1, 2, 3)), r"pad: pad=\(1, 2, 3\), expected two ints for each axis"),
+        (lambda x, w: F.pad(x[0, 0], (1, 1, 1, 1)), r"pad: input has shape \(4, 4\), expected at least 3 axes"),
+        (lambda x, w: F.pad(x, (1, 1), "edge"), r"mode='edge', expected \"constant\", \"reflect\""),
+        (lambda x, w: F.pad(x, (1, 1), "reflect", 2.0), r"value=2.0 goes with mode='constant'"),
+        (lambda x, w: F.pad(x, (4, 0), "reflect"), r"cannot pad an axis of 4 by \(4, 0\), expected 0 to 3"),
+        (lambda x, w: F.pad(x, (5, 0), "circular"), r"cannot pad an axis of 4 by \(5, 0\), expected 0 to 4"),
+        (lambda x, w: F.pad(x, (-1, 0), "replicate"), r"cannot pad an axis of 4 by \(-1, 0\)"),
+        (lambda x, w: F.pad(x, (-3, -3)), r"takes more away than the spatial axes \(4,\) have"),
+    ],
+)
+def test_what_does_not_fit_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(np.ones((1, 4, 4, 4), "float32"), np.ones((3, 3, 4, 4), "float32"))
+
+
+def test_integers_are_padded_and_unfolded_and_refused_where_they_add_up():
+    x = np.arange(16).reshape(1, 4, 4, 1)
+    assert F.pad(x, (1, 1), value=-1).dtype == F.unfold(x, 2).dtype == np.int32
+    np.testing.assert_array_equal(F.pad(x, (0, 0, -1, 1), value=-1)[0, :, 0, 0], [4, 8, 12, -1])
+    with pytest.raises(TypeError, match="fold: got int32"):
+        F.fold(F.unfold(x, 2), 4, 2)
+
+
+def test_transposed_is_the_gradient_of_the_convolution_with_the_mirrored_kernel():
+    rng = np.random.default_rng(0)
+    dy, w = rng.normal(size=(2, 4, 5, 6)).astype("float32"), rng.normal(size=(3, 3, 4, 6)).astype("float32")
+    x = np.zeros((2, 8, 10, 4), "float32")
+    gradient = jax.vjp(lambda x: F.conv(x, w, stride=2, padding=1), x)[1](dy)[0]
+    ours = F.conv_transpose(dy, np.flip(w, (0, 1)).swapaxes(2, 3), stride=2, padding=1, output_padding=1)
+    np.testing.assert_allclose(ours, gradient, rtol=1e-4, atol=1e-4)

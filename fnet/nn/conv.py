@@ -267,6 +267,11 @@ def _weight_shape(layer: Conv | ConvTranspose, x: Any) -> tuple[int, ...]:
     if channels % layer.groups:
         raise ValueError(f"{name}: groups={layer.groups} must divide the {channels} channels of {tuple(x.shape)}")
     sizes = kernel if isinstance(kernel, tuple) else (kernel,) * rank
+    if layer.out_channels == channels and isinstance(layer, Conv) and min(sizes) > max(x.shape[-rank - 1 : -1]):
+        raise ValueError(
+            f"{name} got a kernel of {sizes} for an input of shape {tuple(x.shape)}. The input's channels are read "
+            f"from the data: PyTorch's {name}(in, out, kernel) is {name}(out, kernel) here"
+        )
     return (*sizes, channels // layer.groups, layer.out_channels)
 
 

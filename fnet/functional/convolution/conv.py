@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from fnet.functional.convolution import cpu, plain
+from fnet.functional.convolution import plain
 from fnet.functional.convolution.arguments import Axes, IntPerAxis, check_rank, check_shapes, check_window, per_axis
+from fnet.functional.convolution.cpu import choice
 from fnet.functional.convolution.padding import MODES, Padding, Pairs, pad_axes, resolve
 from fnet.functional.dtypes import to_weight_dtype
 
@@ -149,7 +150,7 @@ def one_batch_axis(
     x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes, groups: int
 ) -> jax.Array:
     """The convolution of (batch, *spatial, in) in the form that is fast on the backend at hand."""
-    form = cpu.conv if cpu.applies(x) else plain.conv
+    form = choice.conv if choice.applies(x) else plain.conv
     return form(x, weight, stride, pads, dilation, groups)
 
 

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from fnet.functional.convolution import cpu, plain
+from fnet.functional.convolution import plain
 from fnet.functional.convolution.arguments import IntPerAxis, check_rank, check_shapes, per_axis
 from fnet.functional.convolution.conv import add_bias
+from fnet.functional.convolution.cpu import choice
 from fnet.functional.convolution.padding import pairs_of
 from fnet.functional.dtypes import to_weight_dtype
 
@@ -144,8 +145,8 @@ def _conv_transpose(
         )
     leading = x.shape[: -rank - 1]
     x = x if len(leading) == 1 else x.reshape(-1, *x.shape[-rank - 1 :])
-    if cpu.applies(x):
-        out = cpu.conv_transpose(x, weight, stride, pads, dilation, groups)
+    if choice.applies(x):
+        out = choice.conv_transpose(x, weight, stride, pads, dilation, groups)
     else:
         out = plain.conv(x, weight, (1,) * rank, pads, dilation, groups, input_dilation=stride)
     out = out if len(leading) == 1 else out.reshape(*leading, *out.shape[1:])

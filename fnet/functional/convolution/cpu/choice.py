@@ -1,0 +1,129 @@
+"""Which form for which shapes."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from fnet.functional.convolution import plain
+from fnet.functional.convolution.arguments import Axes
+from fnet.functional.convolution.cpu import depthwise, phases, widened, winograd
+from fnet.functional.convolution.cpu.bilinear import with_gradients
+from fnet.functional.convolution.cpu.windows import gradient_pads, mirrored, output_size
+from fnet.functional.convolution.padding import Pairs, pad_axes
+
+
+def applies(x: jax.Array) -> bool:
+    """Whether `x` is computed on one CPU. Arrays on a mesh are left to XLA, which knows how they are sharded."""
+    return x.size > 0 and jax.default_backend() == "cpu" and jax.typeof(x).sharding.mesh.empty
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4, 5), inline=True)
+def conv(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes, groups: int) -> jax.Array:
+    """`plain.conv` in the form that is fast for these shapes, gradients included."""
+    if math.prod(weight.shape[:-2]) == 1:
+        return _pointwise(x, weight, stride, pads, groups)
+    if weight.shape[-2] == 1 and groups > 1:
+        return depthwise.conv(x, weight, stride, pads, dilation)
+    if groups > 1:  # XLA's own loop over groups leaves Eigen's kernels
+        inputs, weights = jnp.split(x, groups, -1), jnp.split(weight, groups, -1)
+        parts = [conv(x, w, stride, pads, dilation, 1) for x, w in zip(inputs, weights, strict=True)]
+        return jnp.concatenate(parts, -1)
+    if len(stride) == 3:
+        return _planes(x, weight, stride, pads, dilation)
+    return _ungrouped(x, weight, stride, pads, dilation)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4, 5), inline=True)
+def conv_transpose(
+    x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes, groups: int
+) -> jax.Array:
+    """`plain.conv` of `x` spread out by `stride`."""
+    ones = (1,) * len(stride)
+    if max(stride) == 1:
+        return conv(x, weight, stride, pads, dilation, groups)
+    if groups > 1:
+        inputs, weights = jnp.split(x, groups, -1), jnp.split(weight, groups, -1)
+        parts = [conv_transpose(x, w, stride, pads, dilation, 1) for x, w in zip(inputs, weights, strict=True)]
+        return jnp.concatenate(parts, -1)
+    if max(dilation) > 1:
+        return conv(_spread(x, stride), weight, ones, pads, dilation, 1)
+    return phases.conv_transpose(x, weight, stride, pads, lambda x, w, pads: conv(x, w, ones, pads, ones, 1))
+
+
+def _ungrouped(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes) -> jax.Array:
+    back = gradient_pads(x.shape[1:-1], weight.shape[:-2], stride, pads, dilation)
+    return with_gradients(
+        lambda x, w: _forward(x, w, stride, pads, dilation),
+        lambda dy, w: _forward_transpose(dy, mirrored(w), stride, back, dilation),
+        lambda x, dy: _weight_gradient(x, dy, weight.shape, stride, pads, dilation),
+        x,
+        weight,
+    )
+
+
+def _forward(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes) -> jax.Array:
+    if _winograd(x, weight.shape, stride, pads, dilation):
+        return winograd.conv(x, weight, pads)
+    if min(weight.shape[-2:]) <= 8 and dilation[-1] == 1 and weight.shape[-3] > stride[-1]:
+        return widened.conv(x, weight, stride, pads, dilation, 4)
+    return plain.conv(x, weight, stride, pads, dilation)
+
+
+def _forward_transpose(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes) -> jax.Array:
+    ones = (1,) * len(stride)
+    if max(stride) == 1:
+        return _forward(x, weight, stride, pads, dilation)
+    if max(dilation) > 1:
+        return _forward(_spread(x, stride), weight, ones, pads, dilation)
+    return phases.conv_transpose(x, weight, stride, pads, lambda x, w, pads: _forward(x, w, ones, pads, ones))
+
+
+def _weight_gradient(
+    x: jax.Array, dy: jax.Array, shape: Axes, stride: Axes, pads: Pairs, dilation: Axes
+) -> jax.Array:
+    if _winograd(x, shape, stride, pads, dilation):
+        return winograd.weight_gradient(x, dy, pads)
+    none = ((0, 0),) * len(stride)
+    if any(o > n for o, n in zip(dy.shape[1:-1], x.shape[1:-1], strict=True)):
+        # XLA would swap the two, since this one is a kernel larger than its input, and then run naive loops.
+        x, pads = pad_axes(x, pads, "zeros", "conv"), none
+    weight = jax.ShapeDtypeStruct(shape, x.dtype)
+    return jax.linear_transpose(lambda w: plain.conv(x, w, stride, pads, dilation), weight)(dy)[0]
+
+
+def _winograd(x: jax.Array, shape: Axes, stride: Axes, pads: Pairs, dilation: Axes) -> bool:
+    """Whether tiles of 2x2 outputs fit the shapes, are worth their transforms, and fit the memory."""
+    if shape[:-2] != (3, 3) or max(stride + dilation) > 1 or x.dtype not in (jnp.float32, jnp.float64):
+        return False
+    out = output_size(x.shape[1:-1], (3, 3), stride, pads, dilation)
+    enough = min(shape[-2:]) >= 32 and min(out) >= 4
+    return enough and 4 * math.prod(out) * sum(shape[-2:]) <= winograd.LIMIT
+
+
+def _pointwise(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, groups: int) -> jax.Array:
+    """A kernel of one position is a matmul of the channels, over rows in two axes as in `linear`."""
+    x = pad_axes(x, pads, "zeros", "conv")[(slice(None), *(slice(None, None, s) for s in stride))]
+    rows, matrix = x.reshape(-1, groups, weight.shape[-2]), weight.reshape(weight.shape[-2], groups, -1)
+    parts = [rows[:, g] @ matrix[:, g] for g in range(groups)]
+    return jnp.concatenate(parts, -1).reshape(*x.shape[:-1], weight.shape[-1])
+
+
+def _planes(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes) -> jax.Array:
+    """Three axes as the sum over the first one's kernel of convolutions of planes, which Eigen has kernels for."""
+    x = pad_axes(x, (pads[0], (0, 0), (0, 0)), "zeros", "conv")
+    reach = (x.shape[1] - dilation[0] * (weight.shape[0] - 1) - 1) // stride[0] * stride[0] + 1
+    total: jax.Array | None = None
+    for i in range(weight.shape[0]):
+        planes = jax.lax.slice_in_dim(x, i * dilation[0], i * dilation[0] + reach, stride[0], 1)
+        part = conv(planes.reshape(-1, *planes.shape[2:]), weight[i], stride[1:], pads[1:], dilation[1:], 1)
+        total = part if total is None else total + part
+    assert total is not None
+    return total.reshape(x.shape[0], -1, *total.shape[1:])
+
+
+def _spread(x: jax.Array, stride: Axes) -> jax.Array:
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((0, 0, s - 1) for s in stride), (0, 0, 0)])
