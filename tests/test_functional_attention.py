@@ -67,7 +67,7 @@ def cases(draw: Any) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(cases())
 def test_outputs_and_gradients_are_pytorchs(case):
     torch = pytest.importorskip("torch", reason="parity tests need the oracle extra: pip install fnet[oracle]")
@@ -225,8 +225,7 @@ CUDNN = {
     "lengths": {"key_lengths": np.array([0, 4])},
     "causal lengths": {"is_causal": True, "key_lengths": np.array([2, 6])},
     "keys": {"attn_mask": np.array([[1, 1, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1]], bool)[:, None, None], "is_causal": True},
-    "offset": {"is_causal": True, "query_offset": -2},
-    "window both sides": {"window": (1, 2), "key_lengths": np.array([2, 6])},
+    "offset": {"is_causal": True, "query_offset": -2, "window": (1, 2)},
     "bias": {"bias": np.linspace(-1, 1, 36, dtype="float32").reshape(1, 6, 6).repeat(4, 0), "is_causal": True},
 }
 

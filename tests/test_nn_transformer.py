@@ -108,6 +108,14 @@ def test_transformer_is_pytorchs(torch):
     compare(torch, theirs, nn.Transformer(2, 1, 1, FEED, causal=True), draw(4, 3), tmasks, {})
 
 
+def test_weights_come_from_pytorch_where_the_inner_width_is_the_outer(torch):
+    theirs = torch.nn.TransformerEncoderLayer(E, 2, E, batch_first=True)
+    params, _ = fnet.io.from_torch(nn.TransformerEncoderLayer(2, E), theirs.state_dict(), jnp.ones((1, 3, E)))
+    np.testing.assert_array_equal(params["linear2"]["weight"], theirs.linear2.weight.detach().numpy().T)
+    packed = theirs.self_attn.in_proj_weight.detach().numpy()
+    np.testing.assert_array_equal(params["self_attn"]["v_proj"]["weight"], packed[-E:].T)
+
+
 def test_layers_stacked_are_the_layers_in_a_list():
     x, memory = (x.astype("float32") for x in draw(3, 4))
     layer = nn.TransformerDecoderLayer(2, FEED)
@@ -121,15 +129,12 @@ def test_layers_stacked_are_the_layers_in_a_list():
     np.testing.assert_allclose(y, jax.jit(listed)(params, x, memory, mask), atol=1e-5)
 
 
-def test_training_drops_and_half_precision_stays_close():
+def test_training_drops():
     x = draw(4)[0].astype("float32")
     layer = nn.TransformerEncoderLayer(2, FEED, dropout=0.5, causal=True)
     params, _ = layer.init(KEY, x)
     train = jax.jit(lambda key: layer.apply(params, {}, x, key=key, train=True)[0])
     assert np.abs(train(jax.random.key(1)) - train(jax.random.key(2))).max() > 0.1
-    low = jax.jit(layer)(fnet.cast(params, jnp.bfloat16), jnp.asarray(x, jnp.bfloat16))
-    assert low.dtype == jnp.bfloat16
-    np.testing.assert_allclose(np.asarray(low, "float32"), jax.jit(layer)(params, x), atol=0.1)
 
 
 def test_a_part_exchanged_decodes_with_a_cache():

@@ -40,7 +40,7 @@ def layout_of(layer: Any, shapes: Shapes, there: Container[str]) -> Iterator[Wei
 
 def _axes(layer: Any, name: str) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
     """How an array turns from PyTorch's axes to fnet's, and back."""
-    if isinstance(layer, nn.Linear) and name == "weight":
+    if isinstance(layer, nn.Linear | nn.LinearLike) and name == "weight":
         return np.transpose, np.transpose
     if isinstance(layer, nn.RNN | nn.LSTM | nn.GRU | nn.ElmanRNN | nn.RNNCell | nn.LSTMCell | nn.GRUCell):
         return (np.transpose, np.transpose) if name.startswith("weight_") else (_as_is, _as_is)
