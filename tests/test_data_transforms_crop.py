@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from fnet.data import Rng, Rngs
+from fnet.data import ArrayDataset, DataLoader, Map, MapBatch, Rng, Rngs
 from fnet.data.transforms import (
     CenterCrop,
     ColorJitter,
@@ -204,8 +204,20 @@ def test_samples_of_each_kind():
         t({"picture": image})
     with pytest.raises(IndexError, match="has 1 entries"):
         t((image,), Rng(0))
-    with pytest.raises(TypeError, match="reads one sample"):
-        t.batch([image])
+    with pytest.raises(TypeError, match=r"masks go sample by sample; use Map"):
+        OnSample(flip, masks=[1]).batch((image[None], image[None]))
+
+
+def test_a_dataset_is_changed_one_by_one_or_in_batches_alike():
+    train = ArrayDataset(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype(np.uint8), np.arange(20) % 3)
+    t = OnSample(Compose([RandomCrop(8, padding=2), RandomHorizontalFlip(), ToFloat()]), OneHot(3))
+    for step in (0, 2):
+        one_by_one = DataLoader(Map(train, t), batch_size=8, shuffle=True, seed=3).batch(step)
+        together = DataLoader(MapBatch(train, t.batch), batch_size=8, shuffle=True, seed=3).batch(step)
+        for a, b in zip(one_by_one, together, strict=True):
+            assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    as_dict = t.batch({"image": train.arrays[0], "label": train.arrays[1], "more": 1}, Rngs(0, np.arange(20)))
+    assert as_dict["label"].shape == (20, 3) and as_dict["more"] == 1
 
 
 # --- mixing -----------------------------------------------------------------------------------------------------------

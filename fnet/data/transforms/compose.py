@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..rng import Rngs
-from .base import Transform, check_probability, fix
+from .base import Transform, check_probability, fix, streams
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,20 @@ class OnSample(Transform):
         return type(sample)(*entries) if hasattr(sample, "_fields") else tuple(entries)
 
     def batch(self, images: Any, rng: Any = None) -> Any:
-        raise TypeError("OnSample reads one sample; for a batch, call the transform: transform.batch(images, rngs)")
+        """Transform a batch in the structure of a sample, its images vectorised: `MapBatch(dataset, t.batch)`."""
+        if self.masks:
+            raise TypeError(f"{self}: masks go sample by sample; use Map(dataset, t), and not MapBatch")
+        mapping = isinstance(images, Mapping)
+        entries: Any = dict(images) if mapping else list(images)
+        image, target = ("image", "label") if mapping else (0, 1)
+        rngs = None if rng is None else Rngs.of(rng, len(entries[image]))
+        if self.transform is not None:
+            entries[image] = self.transform.batch(entries[image], rngs)
+        if self.target_transform is not None:
+            labels = entries[target]
+            pairs = zip(labels, streams(rngs, len(labels)), strict=True)
+            entries[target] = np.stack([self.target_transform(label, stream) for label, stream in pairs])
+        return entries if mapping or isinstance(images, list) else tuple(entries)
 
 
 def _replace(images: np.ndarray, rngs: Any, chosen: np.ndarray, transform: Transform) -> np.ndarray:
