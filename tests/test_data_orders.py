@@ -32,8 +32,9 @@ def test_every_epoch_reads_every_sample_once(n):
 @pytest.mark.parametrize("bits", range(2, 15))
 def test_feistel_is_a_bijection_of_every_width(bits):
     for seed in range(5):
-        out = feistel(np.arange(1 << bits, dtype=np.uint64), bits, hash64(seed, np.arange(8)))
-        assert np.array_equal(np.sort(out), np.arange(1 << bits))
+        for word in (np.uint32, np.uint64):
+            out = feistel(np.arange(1 << bits, dtype=word), bits, hash64(seed, np.arange(8)))
+            assert np.array_equal(np.sort(out), np.arange(1 << bits)) and out.dtype == word
 
 
 @settings(max_examples=60, deadline=None)
@@ -112,8 +113,8 @@ def test_golden_orders():
     assert Shuffle(10)(0, np.arange(10)).tolist() == [7, 2, 0, 8, 3, 9, 1, 6, 5, 4]
     golden = {
         (4096, 1, 2): "ee05c4eee1916303",
-        (60_000, 0, 0): "7b62b74b9203f115",
-        (60_000, 2**64 - 1, 9): "f14dbb29fd903275",
+        (60_000, 0, 0): "cf94d68d02bef0d8",
+        (60_000, 2**64 - 1, 9): "f9c1e631a4e018f2",
         (10**12, 4, 1): "11b4d92d7daa1197",
     }
     for (n, seed, epoch), expected in golden.items():
@@ -127,7 +128,7 @@ def test_golden_orders():
 def test_block_cache_forgets_when_pickled_and_reads_across_blocks():
     order = Shuffle(50_000, seed=1)
     cache = BlockCache(order, 50_000, 50_000)
-    wrapped = np.arange(49_000, 51_000) % 50_000  # as padding reads
+    wrapped = np.arange(32_000, 51_000) % 50_000  # as padding reads
     assert np.array_equal(cache(0, wrapped), order(0, wrapped))
     assert np.array_equal(cache(8, wrapped), order(8, wrapped))  # shares its slots with epoch 0
     assert len(pickle.dumps(cache)) < 1000

@@ -128,9 +128,11 @@ def _check_labels(arrays: Any, classes: int) -> None:
 
 
 def _take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    array = np.asarray(array)  # a memory map is read as what it is
+    if type(array) is not np.ndarray:
+        array = np.asarray(array)  # a memory map is read as what it is
     # take() is the faster of the two, but copies the whole array first when it is not laid out row by row.
-    return array.take(rows, axis=0) if array.flags.c_contiguous and array.flags.aligned else array[rows]
+    flags = array.flags
+    return array.take(rows, axis=0) if flags.c_contiguous and flags.aligned else array[rows]
 
 
 def _outline(tree: Any) -> str:

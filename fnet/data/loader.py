@@ -156,12 +156,15 @@ class DataLoader:
         except Exception as error:
             error.add_note(f"in the batch of epoch {epoch}, step {step}")
             raise
+        if self.last != "pad" and self.on_error != "mask":
+            return batch
+        mask = np.ones(len(indices), bool) if mask is None else mask
         for row, problem in bad.items():
             mask[row] = False
             warnings.warn(
                 f"sample {indices[row]} is masked, epoch {epoch}, step {step}: {problem}", RuntimeWarning, stacklevel=2
             )
-        return with_mask(batch, mask) if self.last == "pad" or self.on_error == "mask" else batch
+        return with_mask(batch, mask)
 
     def indices(self, step: int) -> np.ndarray:
         """Give the numbers (int64) of the samples that make up the batch of a step, padding included.
@@ -216,15 +219,15 @@ class DataLoader:
         more = ", …" if len(indices) > 20 else ""
         return f"epoch {step // len(self)}, step {step} (samples {', '.join(map(str, indices[:20]))}{more})"
 
-    def _plan(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Give the indices that this host reads in a step, and which of them count."""
+    def _plan(self, step: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Give the indices that this host reads in a step, and which of them count (None: all)."""
         epoch, number = divmod(step, len(self))
         host, hosts = self.shard
         rows = self.batch_size // hosts
         start = number * self.batch_size + host * rows
         stop = start + rows if self.last == "pad" else min(start + rows, self._samples)
         if stop <= self._samples:
-            return self._order.run(epoch, start, stop), np.ones(stop - start, bool)
+            return self._order.run(epoch, start, stop), None
         positions = np.arange(start, stop)
         return self._order(epoch, positions % self._samples), positions < self._samples
 

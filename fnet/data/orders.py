@@ -51,40 +51,64 @@ def hash64(*words: Any) -> np.ndarray:
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    x = x ^ (x >> np.uint64(30))
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
+    x = x.copy()
+    _mix_in_place(x, np.empty_like(x))
     return x
+
+
+def _mix_in_place(x: np.ndarray, spare: np.ndarray) -> None:
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        np.right_shift(x, np.uint64(shift), out=spare)
+        x ^= spare
+        x *= np.uint64(factor)
+    np.right_shift(x, np.uint64(31), out=spare)
+    x ^= spare
+
+
+def _mix32_in_place(x: np.ndarray, spare: np.ndarray) -> None:
+    """Mix 32 bits with the finaliser of MurmurHash3 (Appleby, 2011)."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        np.right_shift(x, np.uint32(shift), out=spare)
+        x ^= spare
+        x *= np.uint32(factor)
+    np.right_shift(x, np.uint32(16), out=spare)
+    x ^= spare
 
 
 def feistel(positions: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
     """Permute the integers of a given number of bits, one round of a Feistel network for each key.
 
     The word is cut into two halves (as equal as can be), and by turns each is XORed with a hash of the other: every
-    round can be undone, whatever the hash, so the whole is a bijection (Luby and Rackoff, 1988).
+    round can be undone, whatever the hash, so the whole is a bijection (Luby and Rackoff, 1988). Words of up to 32
+    bits, which nearly all datasets have, are computed in 32 bits: it takes a third of the time.
 
     Args:
-        positions: uint64 array of values below 2**bits.
+        positions: unsigned array of values below 2**bits, uint32 for up to 32 bits and uint64 for more.
         bits: 2 to 64.
         keys: uint64 array with one key a round.
 
     Returns:
-        uint64 array shaped like positions.
+        array like positions.
 
-    >>> sorted(feistel(np.arange(8, dtype=np.uint64), 3, hash64(7, np.arange(8))).tolist())
+    >>> sorted(feistel(np.arange(8, dtype=np.uint32), 3, hash64(7, np.arange(8))).tolist())
     [0, 1, 2, 3, 4, 5, 6, 7]
     """
+    word = positions.dtype.type
     low_bits = bits - bits // 2
-    low_mask, high_mask = np.uint64((1 << low_bits) - 1), np.uint64((1 << (bits // 2)) - 1)
-    high, low = positions >> np.uint64(low_bits), positions & low_mask
+    low_mask, high_mask = word((1 << low_bits) - 1), word((1 << (bits // 2)) - 1)
+    high, low = positions >> word(low_bits), positions & low_mask
+    mix = _mix32_in_place if word is np.uint32 else _mix_in_place
+    keys = (keys >> np.uint64(32)).astype(np.uint32) if word is np.uint32 else keys
+    mixed, spare = np.empty_like(low), np.empty_like(low)  # memory that is new in each operation costs half of the time
     for turn, key in enumerate(keys):
-        if turn % 2 == 0:
-            high ^= _mix(low ^ key) & high_mask
-        else:
-            low ^= _mix(high ^ key) & low_mask
-    return (high << np.uint64(low_bits)) | low
+        source, target, mask = (low, high, high_mask) if turn % 2 == 0 else (high, low, low_mask)
+        np.bitwise_xor(source, key, out=mixed)
+        mix(mixed, spare)
+        mixed &= mask
+        target ^= mixed
+    high <<= word(low_bits)
+    high |= low
+    return high
 
 
 @dataclass(frozen=True)
@@ -139,8 +163,10 @@ class Shuffle:
             hashes = hash64(self.seed, epoch, self.n, np.arange(self.n))
             return np.argsort(hashes, kind="stable").astype(np.int64)[positions.astype(np.intp)]
         keys = hash64(self.seed, epoch, self.n, np.arange(_ROUNDS))
-        bits, bound = (self.n - 1).bit_length(), np.uint64(self.n)
-        indices = feistel(positions.ravel(), bits, keys)
+        bits = (self.n - 1).bit_length()
+        word = np.uint32 if bits <= 32 else np.uint64
+        indices = feistel(positions.ravel().astype(word), bits, keys)
+        bound = np.uint64(self.n)
         outside = np.flatnonzero(indices >= bound)
         while outside.size:  # ends, because walking a cycle of a permutation comes back to where it began, below n
             walked = feistel(indices[outside], bits, keys)
@@ -160,7 +186,7 @@ class BlockCache:
         length: of the dataset; an index outside it is an IndexError.
     """
 
-    block = 8_192  # 64 KiB of indices: small enough for a processor's second cache, large enough to pay numpy's calls
+    block = 32_768  # indices: each block costs some hundred calls of numpy, whatever its size
 
     def __init__(self, order: Order, n: int, length: int) -> None:
         self.order, self.n, self.length = order, n, length

@@ -150,9 +150,10 @@ def check_dataset(dataset: Any, who: str) -> int:
 
 def _fresh(name: str, leaf: Any, rows: int) -> np.ndarray:
     array = np.asarray(leaf)
-    if array.ndim == 0 or len(array) != rows:
+    if array.shape[:1] != (rows,):
         raise ValueError(f"get_batch was asked for {rows} samples, but {describe(name)} it gave is {signature(array)}")
-    return array if array.flags.owndata and array.flags.writeable else array.copy()
+    flags = array.flags
+    return array if flags.owndata and flags.writeable else array.copy()
 
 
 def _is_random_read(dataset: Any) -> bool:

@@ -19,6 +19,8 @@ def map_leaves(fn: Callable[[str, Any], Any], tree: Any, name: str = "") -> Any:
     """
     if not is_container(tree):
         return fn(name, tree)
+    if type(tree) is tuple:  # the most frequent, and this runs for each batch
+        return tuple([map_leaves(fn, child, f"{name}.{key}" if name else str(key)) for key, child in enumerate(tree)])
     return like(tree, [map_leaves(fn, child, join(name, key)) for key, child in entries(tree)])
 
 
@@ -171,7 +173,9 @@ def outline(sample: Any, index: int) -> str:
 
 
 def is_container(tree: Any) -> bool:
-    return isinstance(tree, (Mapping, list, tuple))
+    if type(tree) is np.ndarray:  # most leaves are, and asking whether something is a Mapping takes long
+        return False
+    return isinstance(tree, (list, tuple, Mapping))
 
 
 def is_namedtuple(tree: Any) -> bool:
