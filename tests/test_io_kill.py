@@ -68,6 +68,25 @@ def test_sigkill_in_200_saves_never_loses_the_last_good_checkpoint(tmp_path):
     assert kills > 200 and last > 0, done.stdout  # some saves ended well
 
 
+def test_the_interpreter_waits_for_a_save_in_the_background(tmp_path):
+    done = python(
+        """
+        import sys, time, numpy as np
+        from fnet import io
+        from fnet.io import writing
+        real = writing.write_all
+        def slow(fd, data):
+            time.sleep(0.01)
+            real(fd, data)
+        writing.write_all = slow
+        io.Checkpoints(sys.argv[1]).save({f"w{i}": np.full(1 << 19, i) for i in range(6)}, step=1)
+        """,
+        tmp_path,
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert io.Checkpoints(tmp_path).restore()["w5"].tolist() == [5] * (1 << 19)
+
+
 TRAIN = """
     import os, signal, sys, time
     import jax, jax.numpy as jnp, numpy as np

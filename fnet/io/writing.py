@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,7 +34,7 @@ def write_file(
 ) -> None:
     """Write a safetensors file; ``arrays`` come in the order of ``tensors``, and none is held longer than needed.
 
-    The checksums are taken on the way, so the data is read once; the header is written last, when they are known.
+    The checksums are taken on the way; the header is written last, when they are known.
     """
 
     def header(checksums: dict[str, str]) -> bytes:
@@ -116,12 +117,30 @@ def _sync_folder(folder: str) -> None:
 
 
 def _write_array(fd: int, array: np.ndarray, checksum: bool) -> str:
+    if checksum and array.nbytes > CHUNK and _is_plain(array):
+        return _write_beside(fd, array)
     crc = 0
     for chunk in _chunks(array):
         if checksum:
             crc = zlib.crc32(chunk, crc)
         write_all(fd, chunk)
     return f"{crc:08x}"
+
+
+def _write_beside(fd: int, array: np.ndarray) -> str:
+    """Write a large array while another thread takes its checksum.
+
+    A thread, not a pool: pools refuse work when the interpreter ends, which waits for a save in the background.
+    """
+    found: list[str] = []
+    other = threading.Thread(target=lambda: found.append(checksum_of(array)))
+    other.start()
+    try:
+        for chunk in _chunks(array):
+            write_all(fd, chunk)
+    finally:
+        other.join()
+    return found[0]
 
 
 def checksum_of(array: np.ndarray) -> str:
@@ -134,16 +153,21 @@ def checksum_of(array: np.ndarray) -> str:
 
 def _chunks(array: np.ndarray) -> Iterator[memoryview]:
     """The bytes of an array in C order and little-endian; only a chunk is ever copied."""
-    little = array.dtype.newbyteorder("<")
-    if array.flags.c_contiguous and array.dtype == little:
+    if _is_plain(array):
         data = array.reshape(-1).view(np.uint8).data
         for start in range(0, len(data), CHUNK):
             yield data[start : start + CHUNK]
         return
+    little = array.dtype.newbyteorder("<")
     size = max(1, CHUNK // array.dtype.itemsize)
     flags: Any = ["external_loop", "buffered", "zerosize_ok"]
     for part in np.nditer(array, flags, op_dtypes=little, casting="equiv", order="C", buffersize=size):
         yield np.ascontiguousarray(part).view(np.uint8).data
+
+
+def _is_plain(array: np.ndarray) -> bool:
+    """Whether its memory is what goes into the file."""
+    return array.flags.c_contiguous and array.dtype == array.dtype.newbyteorder("<")
 
 
 def write_all(fd: int, data: memoryview) -> None:
