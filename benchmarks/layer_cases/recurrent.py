@@ -11,7 +11,7 @@ import torch
 from flax import nnx
 
 from fnet import nn
-from layer_cases import Case
+from layer_cases import Case, Pure
 
 
 class Scanned(eqx.Module):
@@ -41,13 +41,26 @@ class First(torch.nn.Module):
         return self.layer(x)[0]
 
 
+def flax_rnn(kind: str, n: int, hidden: int, rngs: nnx.Rngs) -> Pure:
+    """nnx.RNN, with its zeros given: it would draw them from its Rngs, which a trace may not change."""
+    module = nnx.RNN(getattr(nnx, f"{kind}Cell")(n, hidden, rngs=rngs))
+    graph, params, rest = nnx.split(module, nnx.Param, ...)
+
+    def function(params: Any, x: jax.Array) -> jax.Array:
+        zeros = jnp.zeros((len(x), hidden))
+        carry = (zeros, zeros) if kind == "LSTM" else zeros
+        return nnx.merge(graph, params, rest)(x, initial_carry=carry)
+
+    return Pure(function, params)
+
+
 def case(kind: str, batch: int, steps: int, n: int, hidden: int) -> Case:
     return Case(
         f"{kind} {batch}x{steps}, {n} to {hidden}",
         inputs=((batch, steps, n),),
         fnet=lambda: getattr(nn, kind)(hidden),
         torch=lambda: First(getattr(torch.nn, kind)(n, hidden, batch_first=True)),
-        flax=lambda rngs: nnx.RNN(getattr(nnx, f"{kind}Cell")(n, hidden, rngs=rngs)),
+        flax=lambda rngs: flax_rnn(kind, n, hidden, rngs),
         equinox=lambda key: Scanned(getattr(eqx.nn, f"{kind}Cell")(n, hidden, key=key)),
     )
 
