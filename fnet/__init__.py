@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # isort: off
-    from fnet import autograd, creation, data, functional, init, inspect, io, lora, metrics, nn
+    from fnet import autograd, creation, data, functional, init, inspect, io, lora, metrics, models, nn
     from fnet import optim, plot, reparam, train, tree
     from fnet.creation import (
         arange, devices, eye, from_numpy, from_torch, full, full_like, linspace, normal, ones, ones_like, permutation,
@@ -27,12 +27,12 @@ if TYPE_CHECKING:  # isort: off
 __version__ = "0.1.0"
 
 __all__ = [
-    "TrainState", "arange", "autograd", "cast", "count", "creation", "data", "devices", "diff", "eye", "from_numpy",
-    "from_torch", "full", "full_like", "functional", "get", "init", "inspect", "io", "linspace", "load", "lora",
-    "map_named", "merge", "metrics", "named", "names", "nbytes", "nn", "normal", "ones", "ones_like", "optim",
-    "optional", "overlay", "permutation", "plot", "rand", "rand_like", "randint", "randn", "randn_like", "randperm",
-    "reparam", "save", "select", "split", "summary", "tensor", "to", "to_numpy", "to_torch", "train", "tree", "uniform",
-    "zeros", "zeros_like",
+    "TrainState", "arange", "autograd", "cast", "count", "creation", "data", "devices", "diff", "eye",
+    "from_numpy", "from_torch", "full", "full_like", "functional", "get", "init", "inspect", "io", "linspace",
+    "load", "lora", "map_named", "merge", "metrics", "models", "named", "names", "nbytes", "nn", "normal", "ones",
+    "ones_like", "optim", "optional", "overlay", "permutation", "plot", "rand", "rand_like", "randint", "randn",
+    "randn_like", "randperm", "reparam", "save", "select", "split", "summary", "tensor", "to", "to_numpy",
+    "to_torch", "train", "tree", "uniform", "zeros", "zeros_like",
 ]  # fmt: skip
 
 # Where each name is found. No module may have a function's name: importing the module would take its place here.

@@ -193,6 +193,8 @@ def _place(
     except ValueError:
         values = ()
     wanted = [specs[name].shape[len(at.index) :] for name in at.ours]
+    if len(values) == 1 and _squeezed(values[0].shape) == _squeezed(wanted[0]):
+        values = (values[0].reshape(wanted[0]),)  # (channels, 1, 1), say, which broadcasts the channels first
     if [value.shape for value in values] != wanted:
         ours = " and ".join(f"{name} {list(shape)}" for name, shape in zip(at.ours, wanted, strict=True))
         report.misfits.append(f"{at.theirs}: PyTorch's {list(array.shape)} does not turn into {ours}")
@@ -203,6 +205,10 @@ def _place(
         spec = specs[name]
         full = found.setdefault(name, np.empty(spec.shape, spec.dtype))
         full[at.index] = value
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
 
 
 def _channels_last(weight: np.ndarray, shape: tuple[int, ...], owner: str) -> np.ndarray:

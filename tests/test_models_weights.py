@@ -1,0 +1,150 @@
+"""Weight files of PyTorch and Hugging Face in fnet's models: random weights, equal logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fnet import io, models
+
+ORACLE = "comparisons with PyTorch and transformers need the oracle extra: pip install fnet[oracle]"
+IDS = np.random.default_rng(0).integers(0, 50, (2, 9))
+IMAGES = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason=ORACLE)
+
+
+@pytest.fixture(scope="module")
+def hf(torch):
+    return pytest.importorskip("transformers", reason=ORACLE)
+
+
+def randomised(torch: Any, module: Any) -> Any:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, value in module.state_dict().items():
+            if value.dtype.is_floating_point and "inv_freq" not in name:
+                value.copy_(torch.rand_like(value) + 0.5 if "var" in name else torch.randn_like(value) * 0.2)
+    return module.eval()
+
+
+def close(found: Any, expected: Any) -> None:
+    np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_gpt2(torch, hf, tmp_path):
+    config = hf.GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=3, n_head=4)
+    module = randomised(torch, hf.GPT2LMHeadModel(config))
+    torch.save(module.state_dict(), tmp_path / "pytorch_model.bin")
+    model = models.gpt(50, 16, num_layers=3, num_heads=4, width=32)
+    arrays = models.gpt2_arrays(io.read_torch(tmp_path / "pytorch_model.bin"))
+    params, _ = io.from_torch(model, arrays, IDS)
+    close(model(params, IDS), module(torch.tensor(IDS)).logits)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_llama(torch, hf, tmp_path, tied):
+    config = hf.LlamaConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, rms_norm_eps=1e-5, rope_theta=500.0, tie_word_embeddings=tied,
+    )  # fmt: skip
+    module = randomised(torch, hf.LlamaForCausalLM(config))
+    module.save_pretrained(tmp_path, safe_serialization=True)
+    model = models.llama(50, 2, 4, 32, 48, num_kv_heads=2, rope_base=500.0, tied=tied)
+    rename = models.LLAMA_NAMES | ({"lm_head": None} if tied else {})
+    params, _ = io.from_torch(model, tmp_path / "model.safetensors", IDS, rename=rename)
+    close(model(params, IDS), module(torch.tensor(IDS)).logits)
+
+
+def test_bert(torch, hf):
+    config = hf.BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    module = randomised(torch, hf.BertForMaskedLM(config))
+    model = models.bert(50, 16, 2, 4, 32, 48)
+    params, _ = io.from_torch(model, module, IDS, rename=models.BERT_NAMES)
+    types, mask = IDS % 2, np.arange(9) < np.array([[9], [6]])
+    expected = module(torch.tensor(IDS), torch.tensor(mask), torch.tensor(types)).logits
+    found = model(params, IDS, types, jnp.asarray(mask))
+    np.testing.assert_allclose(found[mask], expected.detach().numpy()[mask], rtol=1e-4, atol=1e-4)
+
+
+def test_vit(torch, hf):
+    config = hf.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, image_size=32, patch_size=8,
+        num_labels=7,
+    )  # fmt: skip
+    module = randomised(torch, hf.ViTForImageClassification(config))
+    model = models.vit(7, 32, 8, 2, 4, 32, 48)
+    params, _ = io.from_torch(model, module, IMAGES, rename=models.VIT_NAMES)
+    close(model(params, IMAGES), module(torch.tensor(np.moveaxis(IMAGES, -1, 1))).logits)
+
+
+def torchvision_resnet(torch: Any, bottleneck: bool, depths: tuple[int, ...]) -> Any:
+    """The layout of torchvision's resnet18 and resnet50, with its names."""
+    n = torch.nn
+
+    class Block(n.Module):
+        def __init__(self, n_in: int, width: int, stride: int):
+            super().__init__()
+            out = width * (4 if bottleneck else 1)
+            sizes = ((1, 1, width), (3, stride, width), (1, 1, out)) if bottleneck else ((3, stride, out), (3, 1, out))
+            before = n_in
+            for i, (size, step, after) in enumerate(sizes):
+                setattr(self, f"conv{i + 1}", n.Conv2d(before, after, size, step, size // 2, bias=False))
+                setattr(self, f"bn{i + 1}", n.BatchNorm2d(after))
+                before = after
+            self.count, self.downsample = len(sizes), None
+            if stride > 1 or n_in != out:
+                self.downsample = n.Sequential(n.Conv2d(n_in, out, 1, stride, bias=False), n.BatchNorm2d(out))
+
+        def forward(self, x):
+            h = x
+            for i in range(1, self.count + 1):
+                h = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(h))
+                h = h.relu() if i < self.count else h
+            return (h + (self.downsample(x) if self.downsample else x)).relu()
+
+    class ResNet(n.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.bn1 = n.Conv2d(3, 64, 7, 2, 3, bias=False), n.BatchNorm2d(64)
+            self.maxpool, width_in = n.MaxPool2d(3, 2, 1), 64
+            for group, depth in enumerate(depths):
+                blocks = []
+                for i in range(depth):
+                    blocks.append(Block(width_in, 64 * 2**group, 2 if i == 0 and group else 1))
+                    width_in = 64 * 2**group * (4 if bottleneck else 1)
+                setattr(self, f"layer{group + 1}", n.Sequential(*blocks))
+            self.fc = n.Linear(width_in, 5)
+
+        def forward(self, x):
+            x = self.maxpool(self.bn1(self.conv1(x)).relu())
+            for group in range(4):
+                x = getattr(self, f"layer{group + 1}")(x)
+            return self.fc(x.mean((2, 3)))
+
+    return ResNet()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_resnets(torch, tmp_path, name):
+    depths = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}[name]
+    module = torchvision_resnet(torch, name == "resnet50", depths).eval()
+    with torch.no_grad():
+        for key, value in module.state_dict().items():  # statistics at random; weights as PyTorch draws them
+            if "running" in key:
+                value.copy_(torch.rand_like(value) + 0.5)
+    torch.save(module.state_dict(), tmp_path / "a.pth")
+    model = getattr(models, name)(5)
+    params, state = io.from_torch(model, tmp_path / "a.pth", IMAGES)
+    expected = module(torch.tensor(np.moveaxis(IMAGES, -1, 1)))
+    close(model.apply(params, state, IMAGES)[0], expected)
+    assert all(torch.equal(module.state_dict()[key], value) for key, value in io.to_torch(model, params, state).items())
