@@ -34,7 +34,16 @@ def _block(width: int, drop: float) -> nn.Model:
 def convnext(
     depths: Sequence[int], widths: Sequence[int], num_classes: int = 1000, drop_path: float = 0.1
 ) -> nn.Model:
-    """A ConvNeXt of any size: images (batch, height, width, channels) -> (batch, num_classes)."""
+    """A ConvNeXt of any size: images (batch, height, width, channels) -> (batch, num_classes).
+
+    ``depths`` are the blocks of each stage, ``widths`` their channels; each stage has half the size of the one before,
+    the first a quarter of the image's. ``drop_path`` is the rate of the last block, from 0 at the first.
+
+    >>> import jax, jax.numpy as jnp
+    >>> model, x = convnext((1, 1), (8, 16), 10), jnp.ones((2, 32, 32, 3))
+    >>> model(model.init(jax.random.key(0), x)[0], x).shape
+    (2, 10)
+    """
     features: list[Any] = [nn.Sequential(nn.Conv(widths[0], 4, stride=4), nn.LayerNorm(1e-6))]
     total, done = sum(depths), 0
     for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):

@@ -122,9 +122,9 @@ def _padded(prompt: Any, pad: int) -> tuple[jax.Array, jax.Array]:
     longest = max(map(len, rows))
     if not all(rows):
         raise ValueError("generate: a prompt is empty; begin with a start token")
-    ids = np.array([[pad] * (longest - len(row)) + row for row in rows], np.int32)
+    padded = np.array([[pad] * (longest - len(row)) + row for row in rows], np.int32)
     mask = np.array([[False] * (longest - len(row)) + [True] * len(row) for row in rows])
-    return jnp.asarray(ids), jnp.asarray(mask)
+    return jnp.asarray(padded), jnp.asarray(mask)
 
 
 def _check(temperature: float, top_k: Any, top_p: Any, count: int) -> None:

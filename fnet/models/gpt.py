@@ -63,6 +63,12 @@ def gpt_init(num_layers: int, std: float = 0.02) -> dict[Any, Any]:
     """GPT-2's initial values: N(0, std²), less by √(2 · num_layers) where a block adds to the residual; biases 0.
 
     For ``model.init(key, ids, init=…)``; it fits `gpt` and `llama`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> model = gpt(65, 64, num_layers=2, num_heads=4, width=32)
+    >>> params, _ = model.init(jax.random.key(0), jnp.zeros((1, 8), "int32"), init=gpt_init(2))
+    >>> print(round(float(params["h"]["c_proj"]["weight"].std()), 3))
+    0.01
     """
     residual = ("*out_proj.weight", "*c_proj.weight", "*down_proj.weight")
     return {
@@ -81,7 +87,10 @@ def gpt2_arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     Its linear layers hold (in, out), where PyTorch's hold (out, in), and c_attn is q, k and v in one; the head, which
     is the embedding again, and the causal masks are left out. ``arrays`` come from ``io.read_torch(path)``,
-    ``fnet.load(path)`` of a flat file, or ``module.state_dict()``.
+    ``module.state_dict()``, or a safetensors file: ``dict(fnet.named(fnet.load(path)))``.
+
+    >>> {name: a.shape for name, a in gpt2_arrays({"transformer.h.0.attn.c_attn.weight": np.ones((4, 12))}).items()}
+    {'h.0.attn.in_proj_weight': (12, 4)}
     """
     found = {}
     for name, value in arrays.items():

@@ -88,17 +88,35 @@ def resnet18(num_classes: int = 1000) -> nn.Model:
 
 
 def resnet34(num_classes: int = 1000) -> nn.Model:
-    """ResNet-34, otherwise as `resnet18`."""
+    """ResNet-34, otherwise as `resnet18`.
+
+    >>> import jax, fnet
+    >>> x = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
+    >>> fnet.count(jax.eval_shape(resnet34().init, jax.random.key(0), x)[0])
+    21797672
+    """
     return _imagenet(_basic, (3, 4, 6, 3), num_classes)
 
 
 def resnet50(num_classes: int = 1000) -> nn.Model:
-    """ResNet-50, of bottleneck blocks with the stride in the 3×3 convolution; otherwise as `resnet18`."""
+    """ResNet-50, of bottleneck blocks with the stride in the 3×3 convolution; otherwise as `resnet18`.
+
+    >>> import jax, fnet
+    >>> x = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
+    >>> fnet.count(jax.eval_shape(resnet50().init, jax.random.key(0), x)[0])
+    25557032
+    """
     return _imagenet(_bottleneck, (3, 4, 6, 3), num_classes)
 
 
 def resnet101(num_classes: int = 1000) -> nn.Model:
-    """ResNet-101, otherwise as `resnet50`."""
+    """ResNet-101, otherwise as `resnet50`.
+
+    >>> import jax, fnet
+    >>> x = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
+    >>> fnet.count(jax.eval_shape(resnet101().init, jax.random.key(0), x)[0])
+    44549160
+    """
     return _imagenet(_bottleneck, (3, 4, 23, 3), num_classes)
 
 
@@ -150,10 +168,22 @@ def resnet20(num_classes: int = 10, width: int = 16) -> nn.Model:
 
 
 def resnet32(num_classes: int = 10, width: int = 16) -> nn.Model:
-    """ResNet-32, 0.46 M parameters; otherwise as `resnet20`."""
+    """ResNet-32, 0.46 M parameters; otherwise as `resnet20`.
+
+    >>> import jax, fnet
+    >>> x = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+    >>> fnet.count(jax.eval_shape(resnet32().init, jax.random.key(0), x)[0])
+    464154
+    """
     return _cifar(32, num_classes, width)
 
 
 def resnet56(num_classes: int = 10, width: int = 16) -> nn.Model:
-    """ResNet-56, 0.85 M parameters; otherwise as `resnet20`."""
+    """ResNet-56, 0.85 M parameters; otherwise as `resnet20`.
+
+    >>> import jax, fnet
+    >>> x = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+    >>> fnet.count(jax.eval_shape(resnet56().init, jax.random.key(0), x)[0])
+    853018
+    """
     return _cifar(56, num_classes, width)

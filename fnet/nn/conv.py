@@ -267,7 +267,8 @@ def _weight_shape(layer: Conv | ConvTranspose, x: Any) -> tuple[int, ...]:
     if channels % layer.groups:
         raise ValueError(f"{name}: groups={layer.groups} must divide the {channels} channels of {tuple(x.shape)}")
     sizes = kernel if isinstance(kernel, tuple) else (kernel,) * rank
-    if layer.out_channels == channels and isinstance(layer, Conv) and min(sizes) > max(x.shape[-rank - 1 : -1]):
+    too_large = isinstance(layer, Conv) and layer.padding == 0 and min(sizes) > max(x.shape[-rank - 1 : -1])
+    if too_large and layer.out_channels == channels:
         raise ValueError(
             f"{name} got a kernel of {sizes} for an input of shape {tuple(x.shape)}. The input's channels are read "
             f"from the data: PyTorch's {name}(in, out, kernel) is {name}(out, kernel) here"
