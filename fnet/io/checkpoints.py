@@ -97,7 +97,7 @@ class Checkpoints:
         self.keep, self.best, self.keep_best = keep, best, keep_best
         self.every, self.minutes, self.background, self.timeout = every, minutes, background, timeout
         self.migrations = tuple(migrations)
-        self.sign = 1 if best is None else _sign(best, mode)
+        self.sign = 1 if best is None else better("Checkpoints", best, mode)
         self._writer = Background()
         self._last_save = time.monotonic()
         self._asked_to_end = False
@@ -350,11 +350,12 @@ def _is_there(path: str, ready: Prepared, arrays: dict[str, np.ndarray], step: i
     )
 
 
-def _sign(best: str, mode: str | None) -> int:
+def better(owner: str, name: str, mode: str | None) -> int:
+    """1 where a lower value of the metric is better, and -1 where a higher one is; by ``mode``, or else by its name."""
     if mode is None:
-        mode = "min" if any(word in best for word in LOWER) else "max" if any(word in best for word in HIGHER) else None
+        mode = "min" if any(word in name for word in LOWER) else "max" if any(word in name for word in HIGHER) else None
     if mode not in ("min", "max"):
-        raise ValueError(f'Checkpoints: which {best!r} is better? Say mode="min" or mode="max"')
+        raise ValueError(f'{owner}: which {name!r} is better? Say mode="min" or mode="max"')
     return 1 if mode == "min" else -1
 
 

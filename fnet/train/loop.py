@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any
 
+import jax
 import numpy as np
 
+from fnet.train.callbacks import Callback, Stop
+from fnet.train.dispatch import Step, calls, many_steps
 from fnet.train.evaluation import scalar
 from fnet.train.history import History
+from fnet.train.progress import Bar
 from fnet.train.state import TrainState
 
 NAN_HINT = (
@@ -20,12 +26,8 @@ NAN_HINT = (
 )
 
 
-class Stop(Exception):
-    """Raised by a callback to end `fit` after the step at hand."""
-
-
 def fit(
-    step: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Any]]],
+    step: Step,
     run: TrainState,
     loader: Any,
     *,
@@ -33,7 +35,9 @@ def fit(
     steps: int | None = None,
     every: int | None = None,
     evaluate: Callable[[TrainState], Mapping[str, float]] | None = None,
-    callbacks: Iterable[Callable[[TrainState, dict[str, float]], TrainState | None]] = (),
+    callbacks: Iterable[Callback] = (),
+    history: History | None = None,
+    steps_per_call: int = 1,
     progress: bool = True,
 ) -> tuple[TrainState, History]:
     """Train until the run has seen ``epochs`` epochs of the loader, or ``steps`` steps, in all.
@@ -41,11 +45,21 @@ def fit(
     The totals count from the run's step 0, and a batch depends on its step alone, so a run that was saved and
     restored goes on exactly where it stopped. After every ``every`` steps (by default each epoch) and at the end,
     ``evaluate(run)`` is measured, whose scalars go into the history, and each callback is called with the run and the
-    latest metrics; it may return another run of the same step to go on with, or raise `Stop`. A callback with a method
-    ``due(step) -> bool``, as `fnet.io.Checkpoints` has, is asked after each step, and called in between with that
-    step's own metrics. Metrics are read one step late, so that the device never waits. A loss that becomes NaN, and a
-    run that has reached the total already, give a warning. Returns the run and its `History`; so do `Stop` and Ctrl-C,
-    with what was reached.
+    latest metrics; it may return another run of the same step to go on with, or raise `Stop`. Metrics are read one
+    step late, so that the device never waits. A loss that becomes NaN, and a run that has reached the total already,
+    give a warning. Returns the run and its `History`; so do `Stop` and Ctrl-C, which ends the step at hand first (a
+    second Ctrl-C does not wait for it).
+
+    ``history`` goes on from what it has, rewound to the run's step; one with a file, as
+    ``train.History(train.JSONLines(path))``, is written before callbacks run, so a checkpoint is never ahead of it.
+
+    A callback is a plain function. It may have a method ``due(step) -> bool``, as `train.every` and
+    `fnet.io.Checkpoints` have: it is asked after each step, and the callback called in between with that step's own
+    metrics. One with a method ``save``, as `fnet.io.Checkpoints`, is called after the others, so that what it saves
+    has their changes. One with ``over() -> bool``, as `train.early_stopping`, is asked before the first step.
+
+    ``steps_per_call=k`` takes k steps in one call where it can (see `many_steps`), each with its own metrics;
+    evaluation and callbacks come at their steps as before. Best is a k that divides ``every``.
 
     >>> import jax, numpy as np
     >>> from fnet import data, functional as F, nn, optim, train
@@ -62,6 +76,8 @@ def fit(
         raise TypeError(f"fit takes (step, run, loader), got ({type(step).__name__}, {type(run).__name__}, …)")
     per_epoch = _steps_per_epoch(loader)
     total = _total(epochs, steps, per_epoch)
+    every = per_epoch if every is None else every
+    _check(every, evaluate, history, steps_per_call)
     begin = int(run.step)
     if begin >= total > 0:
         warnings.warn(
@@ -69,59 +85,80 @@ def fit(
             f"{total} of the whole run; give a larger total to train on",
             stacklevel=2,
         )
-    every = per_epoch if every is None else every
-    if not isinstance(every, int) or every < 1:
-        raise ValueError(f"fit: every is a number of steps, at least 1, got {every!r}")
-    if evaluate is not None and not callable(evaluate):
-        raise TypeError(
-            f"fit: evaluate is a function of the run, got {type(evaluate).__name__}; to score a loader, give "
-            "lambda run: train.evaluate(loss, run, test_loader)"
-        )
-    callbacks = list(callbacks)
-    history = History()
-    pending: tuple[int, Mapping[str, Any]] | None = None
+    history = History() if history is None else history
+    history.rewind(begin)
+    callbacks = sorted(callbacks, key=lambda callback: hasattr(callback, "save"))
+    asked = [callback for callback in callbacks if hasattr(callback, "due")]
+    if any(callback.over() for callback in callbacks if hasattr(callback, "over")):
+        return run, history
+    many = many_steps(step)
+    pending: tuple[int, int, Mapping[str, Any]] = (begin, 0, {})
 
-    def read() -> dict[str, float]:
+    def read() -> None:
         nonlocal pending
-        if pending is not None:
-            at, metrics = pending
-            pending = None
-            values = {name: scalar(name, value) for name, value in metrics.items()}
-            if math.isnan(values.get("loss", 0.0)) and not math.isnan(history.last().get("loss", 0.0)):
-                warnings.warn(f"the loss of step {at} is NaN; {NAN_HINT}", RuntimeWarning, stacklevel=3)
-            history.add(at, values)
-        return history.last()
+        (before, count, metrics), pending = pending, (begin, 0, {})
+        _record(history, before, count, metrics)
 
-    with _Bar(begin, total, progress) as bar, closing(iter(loader.stream(start=begin))) as batches:
+    def reports(number: int) -> bool:
+        return number % every == 0 or number == total
+
+    def ends(number: int) -> bool:
+        return reports(number) or any(callback.due(number) for callback in asked)
+
+    with closing(iter(loader.stream(start=begin))) as batches, ctrl_c() as pressed:
+        bar = Bar(begin, total, epochs, per_epoch, batches, progress)
         try:
-            for number in range(begin + 1, total + 1):
-                run, metrics = step(run, next(batches))
-                latest = read()  # of the step before, while this one runs
-                pending = (number, metrics)
-                bar.advance(latest, epoch=(number - 1) // per_epoch, epochs=epochs)
-                if number % every == 0 or number == total:
-                    latest = read()
+            for before, count, batch in calls(batches, begin, total, steps_per_call, ends):
+                run, metrics = step(run, batch) if count == 1 else many(run, batch)
+                read()  # of the call before, while this one runs
+                pending = (before, count, metrics)
+                number = before + count
+                bar.advance(number, history, batch, count)
+                if reports(number):
+                    read()
                     if evaluate is not None:
-                        scores = evaluate(run)
-                        scalars = {name: value for name, value in scores.items() if np.ndim(value) == 0}
-                        history.add(number, {f"eval_{name}": scalar(name, value) for name, value in scalars.items()})
-                        latest = history.last()
-                    bar.show(latest)
+                        history.add(number, _scores(evaluate(run)))
+                    bar.show(number, history)
                     for callback in callbacks:
-                        run = _next(run, callback(run, dict(latest)), callback)
-                elif urgent := [callback for callback in callbacks if _is_due(callback, number)]:
-                    latest = read()
-                    own = {name: latest[name] for name in metrics}
+                        history.flush()
+                        run = _next(run, callback(run, history.last()), callback)
+                    bar.restart()
+                elif urgent := [callback for callback in asked if callback.due(number)]:
+                    read()
+                    own = {name: value for name, value in history.last().items() if name in metrics}
                     for callback in urgent:
+                        history.flush()
                         run = _next(run, callback(run, dict(own)), callback)
-        except (Stop, KeyboardInterrupt):
-            read()
+                if pressed:
+                    break
+        except Stop:
+            pass
+        except KeyboardInterrupt:
+            if any(leaf.is_deleted() for leaf in jax.tree.leaves(run) if isinstance(leaf, jax.Array)):
+                raise  # it was donated to a step that did not return another
+        finally:
+            bar.close()
+            history.flush()
+        read()
+        history.flush()
     return run, history
 
 
-def _is_due(callback: Any, number: int) -> bool:
-    due = getattr(callback, "due", None)
-    return due is not None and due(number)
+def _record(history: History, before: int, count: int, metrics: Mapping[str, Any]) -> None:
+    """Add the metrics of ``count`` steps to the history; say when the loss becomes NaN."""
+    if count > 1:
+        metrics = {name: np.asarray(values) for name, values in metrics.items()}
+    for index in range(count):
+        number = before + index + 1
+        values = {name: scalar(name, value[index] if count > 1 else value) for name, value in metrics.items()}
+        if math.isnan(values.get("loss", 0.0)) and not math.isnan(history.latest("loss", 0.0)):
+            warnings.warn(f"the loss of step {number} is NaN; {NAN_HINT}", RuntimeWarning, stacklevel=4)
+        history.add(number, values)
+
+
+def _scores(scores: Mapping[str, Any]) -> dict[str, float]:
+    """What of an evaluation goes into the history: its scalars."""
+    return {f"eval_{name}": scalar(f"eval_{name}", value) for name, value in scores.items() if np.ndim(value) == 0}
 
 
 def _next(run: TrainState, changed: Any, callback: Any) -> TrainState:
@@ -135,6 +172,44 @@ def _next(run: TrainState, changed: Any, callback: Any) -> TrainState:
             "back, raise train.Stop and call fit with that run"
         )
     return changed
+
+
+@contextmanager
+def ctrl_c() -> Iterator[list[bool]]:
+    """A list that is no longer empty when Ctrl-C was pressed; pressed again, it raises KeyboardInterrupt as ever.
+
+    An interrupt between a step's return and the assignment of its result would lose the run, if that was donated. Where
+    somebody handles SIGINT already, or in another thread than the main one, nothing is changed.
+    """
+    pressed: list[bool] = []
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield pressed
+        return
+
+    def press(number: int, frame: Any) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(True)
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _check(every: Any, evaluate: Any, history: Any, steps_per_call: Any) -> None:
+    for name, value in {"every": every, "steps_per_call": steps_per_call}.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"fit: {name} is a number of steps, at least 1, got {value!r}")
+    if evaluate is not None and not callable(evaluate):
+        raise TypeError(
+            f"fit: evaluate is a function of the run, got {type(evaluate).__name__}; to score a loader, give "
+            "lambda run: train.evaluate(loss, run, test_loader)"
+        )
+    if history is not None and not isinstance(history, History):
+        raise TypeError(f"fit: history is a train.History, as train.History(train.JSONLines(path)), got {history!r}")
 
 
 def _steps_per_epoch(loader: Any) -> int:
@@ -153,31 +228,3 @@ def _total(epochs: int | None, steps: int | None, per_epoch: int) -> int:
     if not isinstance(given, int) or given < 0:
         raise ValueError(f"fit takes a whole number, not negative, of epochs or steps; got {given!r}")
     return given if steps is not None else given * per_epoch
-
-
-class _Bar:
-    """A tqdm bar for terminal and notebook, or nothing at all."""
-
-    def __init__(self, begin: int, total: int, shown: bool):
-        self._tqdm: Any = None
-        if shown:
-            from tqdm.auto import tqdm
-
-            self._tqdm = tqdm(total=total, initial=min(begin, total), unit="step", dynamic_ncols=True)
-
-    def advance(self, latest: Mapping[str, float], epoch: int, epochs: int | None) -> None:
-        if self._tqdm is not None:
-            if self._tqdm.update():  # True when it is time to draw
-                self.show(latest)
-            self._tqdm.set_description(f"epoch {epoch + 1}" + (f"/{epochs}" if epochs else ""), refresh=False)
-
-    def show(self, latest: Mapping[str, float]) -> None:
-        if self._tqdm is not None:
-            self._tqdm.set_postfix({name: f"{value:.4g}" for name, value in latest.items()}, refresh=True)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._tqdm is not None:
-            self._tqdm.close()
