@@ -14,6 +14,7 @@ import fnet
 from fnet import data, metrics, nn, optim, train
 from fnet import functional as F
 
+pytestmark = pytest.mark.filterwarnings("ignore::fnet.train.Retraced")  # the last batch is short, on purpose
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(50, 6)).astype("float32")

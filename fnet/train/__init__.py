@@ -14,12 +14,13 @@ from fnet.train.dispatch import many_steps
 from fnet.train.evaluation import evaluate, predict
 from fnet.train.history import History
 from fnet.train.loop import fit
+from fnet.train.retrace import Retraced
 from fnet.train.sinks import CSV, JSONLines, TensorBoard
 from fnet.train.state import TrainState, start
 from fnet.train.step import make_step, supervised
 
 __all__ = [
-    "CSV", "History", "JSONLines", "Stop", "TensorBoard", "TrainState", "averaged", "early_stopping", "evaluate",
-    "every", "fit", "make_step", "many_steps", "predict", "print_samples", "reduce_on_plateau", "start", "stop_on_nan",
-    "supervised", "time_limit",
+    "CSV", "History", "JSONLines", "Retraced", "Stop", "TensorBoard", "TrainState", "averaged", "early_stopping",
+    "evaluate", "every", "fit", "make_step", "many_steps", "predict", "print_samples", "reduce_on_plateau", "start",
+    "stop_on_nan", "supervised", "time_limit",
 ]  # fmt: skip

@@ -202,6 +202,7 @@ class TensorBoard:
         self._make, self._last = SummaryWriter, math.inf
         self._writer: Any = None
         self._purge: int | None = None
+        self._files = 0
 
     def read(self) -> None:
         """Nothing: TensorBoard's files are for TensorBoard."""
@@ -209,7 +210,9 @@ class TensorBoard:
     def write(self, rows: list[Row]) -> None:
         """Add the rows as scalars."""
         if self._writer is None:
-            self._writer = self._make(self.folder, purge_step=self._purge)
+            self._files += 1  # tensorboardX names files by the second, and would overwrite one of the same second
+            suffix = f".{os.getpid()}.{self._files}"
+            self._writer = self._make(self.folder, purge_step=self._purge, filename_suffix=suffix)
         for step, values in rows:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)

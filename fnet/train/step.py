@@ -16,6 +16,7 @@ from fnet.nn.core.keys import fold_name
 from fnet.nn.core.values import freeze
 from fnet.nn.core.walk import is_layer
 from fnet.train.microbatches import mean_over_slices, widest
+from fnet.train.retrace import Guard
 from fnet.train.state import TrainState
 
 Loss = Callable[..., tuple[jax.Array, tuple[Any, Mapping[str, jax.Array]]]]
@@ -23,7 +24,7 @@ Metrics = dict[str, jax.Array]
 
 
 def make_step(
-    loss: Loss, opt: Any, *, microbatches: int = 1, donate: bool = False
+    loss: Loss, opt: Any, *, microbatches: int = 1, donate: bool = False, strict: bool = False
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """A pure, jitted ``step(run, batch) -> (run, metrics)``.
 
@@ -37,6 +38,9 @@ def make_step(
     of their gradients: the same numbers from the memory of one slice. Loss and metrics are means over the slices
     too; the state goes from slice to slice, each with a key of its own, so BatchNorm normalises by slice. Every leaf
     of the batch must have a leading axis that k divides: else a ValueError names it.
+
+    When a call has the step traced and compiled again, a warning, `Retraced`, names the leaves that changed, from what
+    to what; ``strict=True`` raises it.
 
     >>> import jax, jax.numpy as jnp
     >>> from fnet import functional as F, nn, optim, train
@@ -53,7 +57,10 @@ def make_step(
 
     refuse_model(loss, "make_step")
 
+    guard = Guard(strict)
+
     def step(run: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        guard(run=run, batch=batch)
         key = jax.random.fold_in(run.key, run.step)
         scale = opt.loss_scale(run.opt_state)
 
