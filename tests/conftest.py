@@ -14,6 +14,22 @@ import pytest
 hypothesis.settings.register_profile("fnet", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("fnet")
 
+# Files that take long and say little more about another version of jax than the others do: left out with --quick.
+LONG = {
+    "test_data_processes", "test_functional_augment", "test_io_damage", "test_io_kill", "test_loss_fused",
+    "test_loss_pytorch", "test_loss_sequence", "test_optim_averaging", "test_optim_elementwise",
+    "test_optim_every_rule", "test_optim_layers", "test_optim_matrix", "test_optim_precision", "test_optim_rules",
+    "test_optim_whole_tree", "test_optim_wrappers", "test_resume",
+}  # fmt: skip
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="leave out the files that take longest")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if config.getoption("--quick") and collection_path.stem in LONG else None
+
 
 @pytest.fixture
 def x64() -> Iterator[None]:
