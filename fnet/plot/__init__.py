@@ -2,6 +2,8 @@
 
 from fnet.plot.curves import history
 from fnet.plot.grids import images
-from fnet.plot.schedules import schedule
+from fnet.plot.matrices import attention, confusion
+from fnet.plot.over_time import histograms, samples
+from fnet.plot.schedules import learning_rates, schedule
 
-__all__ = ["history", "images", "schedule"]
+__all__ = ["attention", "confusion", "histograms", "history", "images", "learning_rates", "samples", "schedule"]
