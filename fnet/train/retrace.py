@@ -69,7 +69,8 @@ def _describe(kind: Any) -> str:
 
 
 def _hint(name: str, before: Any, now: Any) -> str:
-    one, other = getattr(before, "shape", ()), getattr(now, "shape", ())
+    one: tuple[int, ...] = getattr(before, "shape", ())
+    other: tuple[int, ...] = getattr(now, "shape", ())
     if name.startswith("batch") and one and len(one) == len(other):
         if one[0] != other[0] and one[1:] == other[1:]:
             return '; batches of one size: last="drop" or "pad" in the loader'
