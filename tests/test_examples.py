@@ -22,8 +22,9 @@ def test_example(example: Path, tmp_path: Path) -> None:
 
 
 def test_notebooks_are_made_from_their_sources_and_run() -> None:
-    for package in ("ipykernel", "ipywidgets", "jupytext", "matplotlib", "nbclient"):
-        pytest.importorskip(package, reason="notebooks run in a kernel of their own: pip install fnet[notebook,plot]")
+    for package in ("flatbuffers", "ipykernel", "ipywidgets", "jupytext", "matplotlib", "nbclient", "PIL"):
+        needed = "notebooks run in a kernel of their own: pip install fnet[export,image,notebook,plot]"
+        pytest.importorskip(package, reason=needed)
     command = [sys.executable, str(ROOT / "notebooks" / "execute.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
