@@ -202,6 +202,11 @@ def test_golden_orders():
         (lambda: LengthBuckets([1], [2], 0), ValueError, "batch_size must be at least 1"),
         (lambda: DataLoader([1, 2], order=[1, 0]), TypeError, r"order must be a function .*Subset\(dataset"),
         (lambda: DataLoader([1, 2], order=Shuffle(2), shuffle=True), ValueError, "two orders"),
+        (lambda: DataLoader([1, 2, 3], order=Weighted([1, 1])), ValueError, "Weighted was made for 2 .* has 3"),
+        (lambda: DataLoader([1, 2, 3], order=ClassBalanced([0, 1])), ValueError, r"labels\[subset.indices\]"),
+        (lambda: DataLoader([1, 2, 3], order=Mixture([1, 1])), ValueError, "Mixture was made for 2 samples"),
+        (lambda: DataLoader([1, 2, 3], 2, order=LengthBuckets([1, 1], [1], 2)), ValueError, "LengthBuckets was made"),
+        (lambda: DataLoader([1, 2], 1, order=LengthBuckets([1, 1], [1], 2)), ValueError, "of 2, .* cuts batches of 1"),
         (lambda: DataLoader([1, 2], order=Shuffle(3)).epoch(0).__next__(), IndexError, "gave index 2 .* has 2 samples"),
     ],
 )

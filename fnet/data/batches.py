@@ -34,8 +34,9 @@ class Batches(Iterator[Any]):
     (True, 'input-bound ')
     """
 
-    def __init__(self, workers: Sequence[Worker], length: int | None = None) -> None:
+    def __init__(self, workers: Sequence[Worker], length: int | None = None, hosts: int = 1) -> None:
         self.count = 0  #: batches asked for so far, those that raised included
+        self.hosts = hosts  #: of which each reads its part of a batch; `to_device` compares
         self._workers, self._length = workers, length
         self._began = self._last = self._waited = self._first = 0.0
         self._closed = False

@@ -36,6 +36,9 @@ class DataLoader:
     Only the last has a memory: it counts the epochs of which it handed out the last batch, so a loop that was left
     early begins the same epoch again.
 
+    PyTorch's `drop_last=True` is `last="drop"`, `num_workers` is `processes` (or `threads`), `collate_fn` is `collate`,
+    `sampler` is `order`, `generator` and `worker_init_fn` are `seed` alone, and nothing stands for `set_epoch`.
+
     Args:
         dataset: anything with `__len__` and `__getitem__(i)`; see `Dataset` for what else it may have. Its length is
             read once, here.
@@ -49,7 +52,8 @@ class DataLoader:
             bare array.
         order: another order of reading than those two, as `Weighted`, `ClassBalanced` or `Mixture`; it has a seed and
             a length of its own.
-        collate: makes a batch from a list of samples, as `PadTo` does; None stacks samples of equal shapes.
+        collate: makes a batch from a list of samples, as `PadTo` does for sequences of different lengths; None stacks
+            samples of equal shapes.
         threads: that prepare batches ahead in epoch, stream and the for loop. None: none where a batch is a copy in
             memory, else one; more help only where most of the time is spent outside of Python, as with large images.
         processes: the same by processes, for datasets that compute in Python. They are started anew for each iterator
@@ -105,7 +109,7 @@ class DataLoader:
         if self.order is not None:
             if self.shuffle:
                 raise ValueError("shuffle=True and order= are two orders: give one of them")
-            order, samples = self.order, check_order(self.order)
+            order, samples = self.order, check_order(self.order, length, batch_size)
         else:
             order, samples = Shuffle(length, seed) if self.shuffle else Sequential(length), length
         if self.last == "drop" and samples < batch_size:
@@ -182,7 +186,7 @@ class DataLoader:
         """
         first = check_integer("epoch", epoch, 0) * len(self)
         steps = range(first, first + len(self))
-        return Batches(self._workers(lambda worker, workers: steps[worker::workers]), len(self))
+        return Batches(self._workers(lambda worker, workers: steps[worker::workers]), len(self), self.shard[1])
 
     def stream(self, start: int = 0) -> Batches:
         """Iterate over the batches of the steps start, start + 1, … without end; any start costs the same.
@@ -195,7 +199,8 @@ class DataLoader:
         [[4], [0, 1], [2, 3]]
         """
         start = check_integer("start", start, 0)
-        return Batches(self._workers(lambda worker, workers: itertools.count(start + worker, workers)))
+        workers = self._workers(lambda worker, workers: itertools.count(start + worker, workers))
+        return Batches(workers, hosts=self.shard[1])
 
     def __iter__(self) -> Iterator[Any]:
         epoch = self._finished[0]
@@ -304,12 +309,23 @@ def with_mask(batch: Any, mask: np.ndarray) -> Any:
     return (*batch, mask) if isinstance(batch, tuple) else (batch, mask)
 
 
-def check_order(order: Any) -> int:
-    """Return the number of positions in an epoch of an order, or say why the value is none."""
+def check_order(order: Any, length: int, batch_size: int) -> int:
+    """Return the number of positions in an epoch of an order, or say why it is none for this dataset and batch."""
     if not callable(order) or not hasattr(order, "n"):
         raise TypeError(
             f"order must be a function (epoch, positions) -> indices with an attribute n, its length, got {order!r}; "
             "for a list of indices use fnet.data.Subset(dataset, indices)"
+        )
+    made_for = getattr(order, "dataset_length", length)  # of orders that know something about each sample
+    if made_for != length:
+        raise ValueError(
+            f"{type(order).__name__} was made for {made_for} samples, and the dataset has {length}: some would never "
+            "be read, or others than meant. For a Subset give what belongs to its samples, as labels[subset.indices]"
+        )
+    if getattr(order, "batch_size", batch_size) != batch_size:
+        raise ValueError(
+            f"{type(order).__name__} makes batches of {order.batch_size}, and the loader cuts batches of {batch_size}: "
+            "give both the same batch_size"
         )
     return check_integer("order.n", order.n, 1)
 

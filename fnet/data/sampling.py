@@ -149,6 +149,11 @@ class Weighted:
         for name, value in values.items():
             object.__setattr__(self, name, value)  # how a frozen dataclass sets its own fields
 
+    @property
+    def dataset_length(self) -> int:
+        """Samples of the dataset that it is for; DataLoader compares."""
+        return self.weights.size
+
     def __call__(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         positions = check_positions(positions, self.n)
         if not self.replacement:
@@ -213,6 +218,11 @@ class Mixture:
         for name, value in {"lengths": lengths, "n": n, "counts": counts}.items():
             object.__setattr__(self, name, value)  # how a frozen dataclass sets its own fields
 
+    @property
+    def dataset_length(self) -> int:
+        """Samples of the dataset that it is for; DataLoader compares."""
+        return sum(self.lengths)
+
     def __call__(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         places = Shuffle(self.n, self.seed)(epoch, positions)
         ends = np.cumsum(np.array(self.counts, np.int64))
@@ -267,6 +277,11 @@ class ClassBalanced:
         for name, value in values.items():
             object.__setattr__(self, name, value)  # how a frozen dataclass sets its own fields
 
+    @property
+    def dataset_length(self) -> int:
+        """Samples of the dataset that it is for; DataLoader compares."""
+        return self.labels.size
+
     def __call__(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         return self._members[self._mixture(epoch, positions)]
 
@@ -311,6 +326,11 @@ class LengthBuckets:
         values = {"lengths": lengths, "n": lengths.size, "_table": _Table(self._epoch)}
         for name, value in values.items():
             object.__setattr__(self, name, value)  # how a frozen dataclass sets its own fields
+
+    @property
+    def dataset_length(self) -> int:
+        """Samples of the dataset that it is for; DataLoader compares."""
+        return self.n
 
     def __call__(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         return self._table(epoch)[check_positions(positions, self.n).astype(np.int64)]

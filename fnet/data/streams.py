@@ -87,7 +87,7 @@ class StreamLoader:
         return self.epoch(0)
 
     def _batches(self, groups: Iterator[Any]) -> Batches:
-        return Batches([Prefetch(self._collate, groups, self.prefetch)])
+        return Batches([Prefetch(self._collate, groups, self.prefetch)], hosts=self.shard[1])
 
     def _epoch(self, epoch: int) -> Iterator[tuple[int, int, list[Any]]]:
         """Give (epoch, number of the batch, its list of (number of the sample, sample)) for each global batch."""
