@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fnet.data import ArrayDataset, DataLoader, collate
+from fnet.data import ArrayDataset, Cache, DataLoader, Map, collate
 
 Pair = namedtuple("Pair", ["image", "label"])
 
@@ -191,6 +191,31 @@ def test_samples_that_do_not_fit_are_named():
 def test_loader_messages(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_lengths_that_differ_are_said_to_need_padding():
+    rows = [np.arange(3), np.arange(4)]
+    with pytest.raises(ValueError, match=r"sample 1 is int64\[4\].*collate=fnet.data.PadTo"):
+        DataLoader(rows, 2).batch(0)
+    with pytest.raises(ValueError, match=r"a list of 4 .*collate=fnet.data.PadTo"):
+        DataLoader([row.tolist() for row in rows], 2).batch(0)
+    with pytest.raises(ValueError, match=r"convert them in the dataset\n"):
+        DataLoader([np.zeros((3, 2)), np.zeros((3, 4))], 2).batch(0)
+
+
+def test_attributes_of_one_s_own_mean_nothing_to_the_loader():
+    class Mine:
+        random, vectorised, instant = np.random.default_rng(0), True, True
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return index
+
+    assert DataLoader(Mine(), 2).batch(1).tolist() == [2, 3]
+    assert DataLoader(Map(Mine(), lambda x: -x), 2, threads=1).batch(1).tolist() == [-2, -3]
+    assert Cache(Mine())[3] == 3
 
 
 def test_a_loader_is_a_value():

@@ -27,9 +27,16 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="worker processes need L
 
 def children():
     """Worker processes of this one that are alive or not waited for."""
-    command = ["ps", "-ww", "-o", "args=", "--ppid", str(os.getpid())]
-    listed = subprocess.run(command, capture_output=True, text=True).stdout
-    return [line for line in listed.splitlines() if "fnet.data.worker" in line or "<defunct>" in line]
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            command = stat.with_name("cmdline").read_bytes()
+        except OSError:  # it ended in between
+            continue
+        if int(parent) == os.getpid() and (state == "Z" or b"fnet.data.worker" in command):
+            found.append(command)
+    return found
 
 
 def descriptors():
@@ -146,6 +153,7 @@ def test_full_shared_memory_is_said_and_the_pipe_takes_over(monkeypatch):
     assert all(same(batch, loader.batch(step)) for step, batch in enumerate(batches)) and len(batches) == 5
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="counts processes in /proc, which only Linux has")
 def test_abandoned_iterators_end_their_processes():
     loader = DataLoader(Squares(100), 2, processes=2)
     for _ in loader:
@@ -171,7 +179,11 @@ def test_what_cannot_be_pickled_says_why_and_what_helps(monkeypatch):
     monkeypatch.setattr(Squares, "__module__", "__main__")
     monkeypatch.setattr(sys.modules["__main__"], "Squares", Squares, raising=False)
     monkeypatch.setattr(spawn, "get_preparation_data", lambda name: {"name": name})  # as a notebook has it
-    with pytest.raises(TypeError, match=r"cannot import Squares from a notebook .*\.py file"):
+    with pytest.raises(TypeError, match=r"cannot import Squares from a notebook, .*\.py file"):
+        DataLoader(Squares(4), 2, processes=1).stream()
+    piped = {"name": "", "init_main_from_path": "/tmp/<stdin>"}  # as a program from standard input has it
+    monkeypatch.setattr(spawn, "get_preparation_data", lambda name: dict(piped))
+    with pytest.raises(TypeError, match=r"cannot import Squares from a notebook, .*\.py file"):
         DataLoader(Squares(4), 2, processes=1).stream()
 
 
@@ -211,6 +223,9 @@ class Mine:
     guarded = run_script(tmp_path, code + 'if __name__ == "__main__":\n    ' + read)
     out, err = guarded.communicate(timeout=30)
     assert (guarded.returncode, out, err) == (0, "[0, 1]\n", "")
+    inside = run_script(tmp_path, 'if __name__ == "__main__":\n' + textwrap.indent(code + read, "    "))
+    out, err = inside.communicate(timeout=30)
+    assert inside.returncode and 'move it above `if __name__ == "__main__":`' in err
 
 
 def test_ctrl_c_in_the_middle_ends_everything(tmp_path):

@@ -142,7 +142,7 @@ def test_numbers_never_change(t, digest):
 
 @pytest.mark.parametrize("t", [t for t, _ in RANDOM], ids=lambda t: repr(t)[:60])
 def test_random_ones_draw_the_same_count_always_and_say_so_without_numbers(t):
-    with pytest.raises(MissingRng, match=r"random and was called without .* rng=fnet.data.Rng\(seed\)"):
+    with pytest.raises(MissingRng, match=r"called without .* rng=fnet.data.Rng\(seed\).*Map\(dataset, OnSample"):
         t(images("uint8")[0])
     if isinstance(t, (RandomApply, RandomChoice, RandomOrder, Compose)):
         return
@@ -212,3 +212,14 @@ def test_streams_are_uniform_and_unrelated():
     assert ((counts - u.size / 64) ** 2 / (u.size / 64)).sum() < 63 + 5 * np.sqrt(2 * 63)
     for a, b in ((u[:-1], u[1:]), (u[:, :-1], u[:, 1:])):  # neighbouring samples, neighbouring numbers
         assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 5 / np.sqrt(u.size)
+
+
+def test_what_pytorch_calls_otherwise_is_said():
+    with pytest.raises(AttributeError, match=r"transforms.ToTensor is ToFloat\(\)"):
+        transforms.ToTensor  # noqa: B018
+    with pytest.raises(AttributeError, match="no 'Nothing'"):
+        transforms.Nothing  # noqa: B018
+    sample = (np.zeros((2, 3, 1), np.uint8), 1)
+    for t in (transforms.Pad(1), transforms.Compose([transforms.Pad(1)])):
+        with pytest.raises(TypeError, match=r"got a tuple.*Map\(dataset, OnSample\(transform\)\)"):
+            t(sample)

@@ -58,7 +58,7 @@ FOREIGN = {
     "empty": (b"", "it has 0 bytes"),
     "short": (b"abc", "it has 3 bytes"),
     "huge length": (file_of({}, length=2**63), "says its header has 9223372036854775808 bytes"),
-    "zip": (b"PK\x03\x04" + b"\0" * 40, "zip archive"),
+    "zip": (b"PK\x03\x04" + b"\0" * 40, "as torch.save and numpy.savez write; io.from_torch reads"),
     "pickle": (b"\x80\x04\x95" + b"\xff" * 40, "a pickle"),
     "not JSON": (file_of(b"{'a': 1}"), "not valid JSON"),
     "not an object": (file_of(b"[1, 2]"), "not valid JSON"),

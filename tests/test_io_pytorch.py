@@ -273,6 +273,17 @@ def test_what_does_not_fit_is_listed_at_once():
     assert fixed[0]["fc2"]["weight"].shape == (4, 2)
     with pytest.raises(ValueError, match="two arrays the name 'fc2.bias'"):
         io.from_torch(model, theirs, jnp.ones((1, 3)), rename={"fc1": "fc2"})
+    for layer, theirs, x in [
+        (nn.Linear(1, bias=False), np.ones((1, 5)).T, (1, 5)),
+        (nn.Conv(1, 3, bias=False), np.ones((8, 1, 3, 3)), (1, 4, 4, 8)),  # of a convolution with groups=8
+    ]:
+        with pytest.raises(io.FileError, match="does not turn into weight"):
+            io.from_torch(layer, {"weight": theirs}, jnp.ones(x))
+    kernel = np.arange(10.0).reshape(2, 5, 1, 1)  # a 1x1 convolution is a linear layer
+    linear, _ = io.from_torch(nn.Linear(2, bias=False), {"weight": kernel}, jnp.ones((1, 5)))
+    assert np.array_equal(linear["weight"], kernel[..., 0, 0].T)
+    with pytest.raises(TypeError, match="give an input, or its jax.ShapeDtypeStruct"):
+        io.from_torch(nn.Linear(2), {"weight": kernel})
     with pytest.raises(TypeError, match="takes a path, a state_dict or a torch module, got list"):
         io.from_torch(model, [1], jnp.ones((1, 3)))
     with pytest.raises(io.FileError, match=r"no state_dict: it has 'model', 'epoch'.*read_torch\(path\)\['model'\]"):

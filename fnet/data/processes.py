@@ -198,11 +198,13 @@ def pack(loader: Any) -> bytes:
     preparation.pop("authkey", None)  # refuses to be pickled, and is for queues, of which there are none
     needed = _names_in_main(pickled) if b"__main__" in pickled else []
     found = {key: preparation.pop(key) for key in ("init_main_from_name", "init_main_from_path") if key in preparation}
+    if needed and not os.path.exists(found.get("init_main_from_path", sys.executable)):
+        found = {}  # the program came through a pipe
     if needed and not found:
         raise TypeError(
             f"processes={loader.processes} sends the dataset to other Python processes, which cannot import "
-            f"{needed[0]} from a notebook or an interactive session: write it to a .py file and import it from there, "
-            "or use threads="
+            f"{needed[0]} from a notebook, an interactive session or a pipe: write it to a .py file and import it "
+            "from there, or use threads="
         )
     return pickle.dumps((preparation | (found if needed else {}), pickled))
 

@@ -56,9 +56,10 @@ class Reader:
         get_batch = getattr(dataset, "get_batch", None)
         takes_rng = get_batch is not None and "rng" in _parameters(get_batch)
         has_get = _is_random_read(dataset)
-        # A view of another dataset has both methods always, and says here whether they would do anything.
-        vectorised = getattr(dataset, "vectorised", get_batch is not None and (takes_rng or not has_get))
-        random = getattr(dataset, "random", has_get or takes_rng)
+        # A view of another dataset has both methods always, and says by attributes whether they would do anything.
+        # Anything else may have attributes of these names too, which mean nothing where the methods are not there.
+        vectorised = get_batch is not None and bool(getattr(dataset, "vectorised", takes_rng or not has_get))
+        random = (has_get or takes_rng) and bool(getattr(dataset, "random", True))
         return cls(dataset, vectorised, random, vectorised and getattr(dataset, "instant", False), has_get, takes_rng)
 
     def sample(self, index: int, rng: Rng | None = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,11 @@ class TokenWindows:
     """
 
     def __init__(self, tokens: Any, length: int, stride: int | None = None) -> None:
+        if isinstance(tokens, (str, bytes, os.PathLike)):
+            raise TypeError(
+                f'TokenWindows takes tokens, got {tokens!r}: np.memmap(path, np.uint16, "r") opens a file of them, and '
+                "a tokenizer makes them of a text"
+            )
         self.tokens = tokens if isinstance(tokens, np.memmap) else np.asarray(tokens)
         self.length, self.stride = length, length if stride is None else stride
         if self.tokens.ndim != 1 or self.tokens.dtype.kind not in "iu":
@@ -183,6 +189,8 @@ class PadTo:
     value: float = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.lengths, int):
+            raise TypeError(f"PadTo takes a list of lengths: PadTo([{self.lengths}])")
         lengths = tuple(self.lengths)
         if not lengths or lengths[0] < 1 or list(lengths) != sorted(set(lengths)):
             raise ValueError(f"PadTo: lengths must be increasing numbers of at least 1, got {self.lengths}")
@@ -228,7 +236,8 @@ def _length_of(sample: Any, number: int) -> int:
     look(sample)
     if len(found) != 1:
         what = f"arrays of lengths {sorted(found)}" if found else "no array with an axis"
-        raise ValueError(f"PadTo: sample {number} of the batch has {what}; it needs arrays of one length")
+        fix = "pad the others in the dataset, or write a collate function" if found else "a list needs np.asarray(...)"
+        raise ValueError(f"PadTo: sample {number} of the batch has {what}; it needs arrays of one length: {fix}")
     return found.pop()
 
 

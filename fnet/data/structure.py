@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+_PADDING = "; for sequences of different lengths give the loader collate=fnet.data.PadTo([64, 128])"
 _SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
 
 
@@ -74,7 +75,7 @@ def _stack(values: list[Any], indices: Sequence[int] | np.ndarray, name: str) ->
                 raise ValueError(
                     f"sample {index} has another structure than sample {indices[0]}{_at(name)}: {_outline(value)} "
                     f"where that is {_outline(first)}. Lists, tuples and dicts are structure; return np.asarray(...) "
-                    "for an array"
+                    f"for an array{'' if mapping else _PADDING}"
                 )
     columns = ([value[key] for value in values] for key in keys) if mapping else map(list, zip(*values, strict=True))
     return like(first, [_stack(column, indices, join(name, key)) for key, column in zip(keys, columns, strict=True)])
@@ -102,7 +103,7 @@ def _stack_leaf(values: list[Any], indices: Sequence[int] | np.ndarray, name: st
             raise ValueError(
                 f"sample {indices[row]} is {signature(array)}{_at(name)}, where sample {indices[0]} of the same batch "
                 f"is {signature(first)}. All samples of a dataset need the same shape and dtype: crop, pad or convert "
-                "them in the dataset"
+                f"them in the dataset{_PADDING if array.shape[1:] == first.shape[1:] and first.ndim else ''}"
             )
         batch[row] = array
     return batch

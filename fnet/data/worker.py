@@ -50,6 +50,8 @@ def _loader(tasks: BinaryIO) -> Callable[[int], Any]:
         return pickle.loads(pickled).batch
     except BaseException as error:
         error.add_note("while the dataset was unpacked in a process that prepares batches")
+        if isinstance(error, AttributeError) and "__mp_main__" in str(error):
+            error.add_note('it runs the script only to what is guarded: move it above `if __name__ == "__main__":`')
         failed = error
 
     def fail(step: int) -> Any:

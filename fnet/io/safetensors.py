@@ -152,7 +152,7 @@ def read_header(file: BinaryIO, path: str, verify: bool = True) -> Header:
 
 def _what_else(first: bytes, length: int, size: int) -> str:
     if first.startswith(b"PK\x03\x04"):
-        return " but a zip archive, as torch.save and numpy.savez write"
+        return " but a zip archive, as torch.save and numpy.savez write; io.from_torch reads the former"
     if first.startswith(b"\x80") and first[1] <= 5:
         return " but a pickle, as torch.save used to write; loading one can run code"
     return f": it says its header has {length} bytes, but the file has {size}"

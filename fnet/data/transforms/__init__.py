@@ -5,6 +5,8 @@ t.batch(images, rngs) on many, with the same bytes. Names and arguments are thos
 are strings ("bilinear", "reflect", "imagenet").
 """
 
+from typing import Any
+
 from .auto import AugMix, AutoAugment, RandAugment, TrivialAugmentWide
 from .base import MissingRng, Transform
 from .colour import (
@@ -90,3 +92,16 @@ __all__ = [
     "Transform",
     "TrivialAugmentWide",
 ]
+
+_PYTORCH = {
+    "ToTensor": "ToFloat() (bytes become floats of 0 to 1; images stay numpy arrays (height, width, channels))",
+    "PILToTensor": "ToImage()",
+    "ConvertImageDtype": "ToDtype(dtype, scale=True)",
+    "ToPILImage": "PIL.Image.fromarray(image)",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PYTORCH:
+        raise AttributeError(f"transforms.{name} is {_PYTORCH[name]} in fnet")
+    raise AttributeError(f"module 'fnet.data.transforms' has no {name!r}")

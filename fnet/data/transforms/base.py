@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,8 @@ class Transform:
         if rng is None:
             raise MissingRng(
                 f"{self} is random and was called without random numbers: pass rng=fnet.data.Rng(seed), or "
-                "np.random.default_rng(seed); a DataLoader passes each sample its own"
+                "np.random.default_rng(seed). A DataLoader makes those of each sample: give it "
+                "fnet.data.Map(dataset, OnSample(transform)), not in __getitem__, or define get(self, i, rng)"
             )
         numbers = rng.random(n)
         return numbers.T if isinstance(rng, Rngs) else numbers.tolist()
@@ -106,6 +107,11 @@ def streams(rngs: Rngs | None, n: int) -> Any:
 
 def as_image(image: Any, who: Any) -> np.ndarray:
     """Read a PIL image or an array as (height, width, channels), or say what is wrong with it."""
+    if isinstance(image, (tuple, Mapping)):
+        raise TypeError(
+            f"{who}: takes one image, got a {type(image).__name__}, as samples are: OnSample(transform) changes the "
+            "image of a sample, as in fnet.data.Map(dataset, OnSample(transform))"
+        )
     if not isinstance(image, np.ndarray):
         array = np.asarray(image)
         if array.ndim == 2 and hasattr(image, "getbands"):  # a grey PIL image

@@ -66,6 +66,8 @@ def from_torch(
     (3, 2)
     """
     arrays = _renamed(_arrays(source), rename)
+    if not inputs and not kwargs:
+        raise TypeError("from_torch(model, source, x): give an input, or its jax.ShapeDtypeStruct, as model.init takes")
     specs = flat_specs(specs_of(model, inputs, kwargs, False))
     found: dict[str, np.ndarray] = {}
     report = _Report()
@@ -193,7 +195,9 @@ def _place(
     except ValueError:
         values = ()
     wanted = [specs[name].shape[len(at.index) :] for name in at.ours]
-    if len(values) == 1 and _squeezed(values[0].shape) == _squeezed(wanted[0]):
+    # Axes of one: not where they were turned, since a depthwise kernel would fit a convolution with one output.
+    alike = len(values) == 1 and (values[0] is array or values[0].ndim != len(wanted[0]))
+    if alike and _squeezed(values[0].shape) == _squeezed(wanted[0]):
         values = (values[0].reshape(wanted[0]),)  # (channels, 1, 1), say, which broadcasts the channels first
     if [value.shape for value in values] != wanted:
         ours = " and ".join(f"{name} {list(shape)}" for name, shape in zip(at.ours, wanted, strict=True))
