@@ -151,6 +151,14 @@ def test_early_stopping_ends_where_it_should_and_stays_ended() -> None:
                   callbacks=[train.early_stopping(history, "eval_losses")])  # fmt: skip
 
 
+def test_a_history_that_fit_was_not_given_is_named() -> None:
+    other = train.History()
+    for callback in (train.early_stopping(other, "loss"), train.reduce_on_plateau(other, "loss"),
+                     train.stop_on_nan(other)):  # fmt: skip
+        with pytest.raises(ValueError, match="'loss' was measured, but not into this history; give it to fit"):
+            train.fit(STEP, RUN, LOADER, steps=1, callbacks=[callback], progress=False)
+
+
 def test_reduce_on_plateau_is_pytorch_s() -> None:
     torch = pytest.importorskip("torch", reason="parity tests need the oracle extra: pip install fnet[oracle]")
     rng = np.random.default_rng(1)

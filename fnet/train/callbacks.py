@@ -71,7 +71,7 @@ class _EarlyStopping:
         return False
 
     def __call__(self, run: TrainState, latest: Mapping[str, float]) -> None:
-        self.history.steps(self.name)  # raises KeyError naming what there is
+        _check_given("early_stopping", self.history, self.name, latest)
         if self.over():
             raise Stop
 
@@ -116,6 +116,7 @@ def reduce_on_plateau(
     sign = better("reduce_on_plateau", name, mode)
 
     def reduce(run: TrainState, latest: Mapping[str, float]) -> TrainState | None:
+        _check_given("reduce_on_plateau", history, name, latest)
         if history.steps(name)[-1] != int(run.step):
             return None  # not measured after this step
         bad, due = 0, False
@@ -166,6 +167,7 @@ class _StopOnNaN:
         return not math.isfinite(self.history.latest(self.name, 0.0))
 
     def __call__(self, run: TrainState, latest: Mapping[str, float]) -> None:
+        _check_given("stop_on_nan", self.history, self.name, latest)
         if not np.isfinite(self.history[self.name][-2:]).all():  # the step at hand was read meanwhile
             raise Stop
 
@@ -252,6 +254,13 @@ def averaged(opt: Any, run: TrainState) -> TrainState:
     (5, 3)
     """
     return run._replace(params=opt.eval_params(run.opt_state, run.params))
+
+
+def _check_given(owner: str, history: History, name: str, latest: Mapping[str, float]) -> None:
+    """Raise where the history has nothing of that name: ValueError if it is not the one that fit writes to."""
+    if name in latest and name not in history:
+        raise ValueError(f"{owner}: {name!r} was measured, but not into this history; give it to fit: history=history")
+    history.steps(name)  # raises KeyError naming what there is
 
 
 def _at_least(owner: str, name: str, value: Any, least: int) -> int:
