@@ -11,7 +11,7 @@ import pytest
 
 import fnet
 from fnet import functional as F
-from fnet import models, optim, train
+from fnet import models, nn, optim, train
 
 KEY = jax.random.key(0)
 LARGE = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
@@ -75,6 +75,14 @@ def test_a_step_keeps_every_shape(name):
     step, run, y = started(model, x)
     after, metrics = jax.eval_shape(step, run, (x, y))
     assert not fnet.diff(after, run) and metrics["loss"].shape == ()
+
+
+def test_a_gpt_of_a_list_of_blocks_computes_what_the_stacked_one_does():
+    stacked, listed = (models.gpt(20, 8, 2, 2, 16, stacked=stacked) for stacked in (True, False))
+    params, _ = stacked.init(KEY, IDS)
+    blocks = nn.unstack(params["h"])
+    assert set(fnet.tree.names(listed.init(KEY, IDS)[0])) == set(fnet.tree.names(params | {"h": blocks}))
+    np.testing.assert_allclose(listed(params | {"h": blocks}, IDS), stacked(params, IDS), atol=1e-5)
 
 
 def test_the_initial_values_of_gpt_are_gpt2s():

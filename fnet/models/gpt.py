@@ -20,8 +20,9 @@ def block(x: Any, key_mask: Any = None, *, ln_1: Any, attn: Any, ln_2: Any, c_fc
 
 def gpt_forward(ids: Any, key_mask: Any = None, *, wte: Any, wpe: Any, drop: Any, h: Any, ln_f: Any) -> jax.Array:
     x = drop(wpe(wte(ids), key_mask))
-    x = ln_f(h(x, key_mask))
-    return F.linear(x, wte.params["weight"].T)
+    for layer in h if isinstance(h, list) else [h]:
+        x = layer(x, key_mask)
+    return F.linear(ln_f(x), wte.params["weight"].T)
 
 
 def gpt(
@@ -33,6 +34,7 @@ def gpt(
     dropout: float = 0.0,
     bias: bool = True,
     cache: int | None = None,
+    stacked: bool = True,
 ) -> nn.Model:
     """A GPT in GPT-2's style, its smallest by default: ids (batch, length) -> logits (batch, length, vocab_size).
 
@@ -40,6 +42,9 @@ def gpt(
     ``bias=False`` leaves the biases of linear layers and norms out, as nanoGPT does. With ``cache=n`` the parameters
     are the same and the keys and values of up to n tokens are kept as state: for `generate`. For the initial values of
     GPT-2 use ``model.init(key, ids, init=models.gpt_init(num_layers))``, for its weights `gpt2_arrays`.
+
+    ``stacked=False`` has a list of blocks in place of `nn.Stack`, with names such as ``h.0.c_fc.weight``: each block is
+    compiled, which takes longer, and for a small model on CPU a step takes less, since nothing is stored in a scan.
 
     >>> import jax, jax.numpy as jnp
     >>> from fnet import models
@@ -55,7 +60,8 @@ def gpt(
     )  # fmt: skip
     return nn.Model(
         gpt_forward, wte=nn.Embedding(vocab_size, width), wpe=nn.LearnedPosition(context, cache=cache is not None),
-        drop=nn.Dropout(dropout), h=nn.Stack(layer, num_layers), ln_f=nn.LayerNorm(bias=bias),
+        drop=nn.Dropout(dropout), h=nn.Stack(layer, num_layers) if stacked else [layer] * num_layers,
+        ln_f=nn.LayerNorm(bias=bias),
     )  # fmt: skip
 
 

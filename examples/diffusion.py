@@ -1,0 +1,112 @@
+"""A diffusion model of MNIST's digits: a U-Net that learns to take noise out of images, and so makes them from noise.
+
+Denoising diffusion (Ho et al. 2020, arXiv:2006.11239), sampled in 50 steps (DDIM: Song et al. 2021, arXiv:2010.02502)
+with averaged weights. MNIST's four files are looked for in the folder that the environment variable FNET_DATA names, in
+``mnist/``. The number at the end is how far the samples are from real digits, as ``_distance.py`` measures it, beside
+held-out digits and noise. Killed and started again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _distance import Distance
+
+import fnet
+import fnet.functional as F
+from fnet import data, io, models, nn, optim, plot, train
+
+TIMES = 1000
+SIGNAL = jnp.cumprod(1 - jnp.linspace(1e-4, 0.02, TIMES))  # ᾱ: the share of the image in the variance at each time
+
+
+def make_loss(model: nn.Model) -> train.step.Loss:
+    """The squared error of the noise that the model finds in an image: equation 14 of the paper."""
+
+    def loss(params: Any, state: Any, images: Any, *, key: Any, train: bool = False) -> Any:
+        time_key, noise_key = jax.random.split(key)
+        x = images / 127.5 - 1
+        time = jax.random.randint(time_key, (len(x),), 0, TIMES)
+        noise = jax.random.normal(noise_key, x.shape)
+        signal = SIGNAL[time][:, None, None, None]
+        noisy = jnp.sqrt(signal) * x + jnp.sqrt(1 - signal) * noise
+        return F.mse_loss(model(params, noisy, time), noise), (state, {})
+
+    return loss
+
+
+@partial(jax.jit, static_argnums=(0, 3, 4))
+def sample(model: nn.Model, params: Any, key: jax.Array, count: int, steps: int = 50) -> jax.Array:
+    """Images (count, 28, 28, 1) of 0 to 255, from noise: equation 12 of DDIM with σ = 0."""
+    times = jnp.linspace(TIMES - 1, 0, steps).astype("int32")
+
+    def denoise(x: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        time, after = step
+        signal, next_signal = SIGNAL[time], jnp.where(after < 0, 1.0, SIGNAL[after])
+        noise = model(params, x, jnp.full(count, time))
+        image = jnp.clip((x - jnp.sqrt(1 - signal) * noise) / jnp.sqrt(signal), -1, 1)
+        noise = (x - jnp.sqrt(signal) * image) / jnp.sqrt(1 - signal)
+        return jnp.sqrt(next_signal) * image + jnp.sqrt(1 - next_signal) * noise, None
+
+    start = jax.random.normal(key, (count, 28, 28, 1))
+    x, _ = jax.lax.scan(denoise, start, (times, jnp.append(times[1:], -1)))
+    return ((x + 1) * 127.5).clip(0, 255)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64], help="channels of the U-Net's levels")
+    parser.add_argument("--samples", type=int, default=2000, help="to measure the distance with")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/diffusion"), help="checkpoints and picture go here")
+    parser.add_argument("--short", action="store_true", help="a small model and few steps, to see that it runs")
+    args = parser.parse_args()
+    if args.short:
+        args.steps, args.batch, args.widths, args.samples = 3, 8, [8], 100
+
+    try:
+        images = data.ArrayDataset(data.mnist()[0].arrays[0])
+    except FileNotFoundError as error:
+        raise SystemExit(error) from None
+    loader = data.DataLoader(images, args.batch, shuffle=True, seed=args.seed, last="drop")
+    model = models.unet(1, tuple(args.widths), timed=True)
+    rate = optim.warmup(optim.cosine(2e-3, args.steps), min(200, args.steps))
+    opt = optim.ema(optim.clip_by_global_norm(optim.adamw(rate, weight_decay=0.0), 1.0), decay=0.995)
+    x = jnp.zeros((args.batch, 28, 28, 1))
+    run = train.start(model, opt, jax.random.key(args.seed), x, jnp.zeros(args.batch))
+    print(f"{fnet.count(run.params):,} parameters, {args.steps} steps of {args.batch} images")
+
+    begin = time.perf_counter()
+    with io.Checkpoints(args.out, keep=2, every=500, sigterm=True) as ckpt:
+        if ckpt.steps():
+            run = ckpt.restore(like=run)
+            print(f"going on from step {int(run.step)}")
+        if int(run.step) < args.steps:
+            step = train.make_step(make_loss(model), opt)
+            run, _ = train.fit(step, run, loader, steps=args.steps, every=500, callbacks=[ckpt])
+            print(f"\n{int(run.step)} steps, {time.perf_counter() - begin:.1f} s of training")
+            ckpt.save(run)
+
+    averaged = opt.eval_params(run.opt_state, run.params)
+    size = min(100, args.samples)
+    keys = jax.random.split(jax.random.key(args.seed + 1), args.samples // size)
+    samples = np.concatenate([sample(model, averaged, key, size, 3 if args.short else 50) for key in keys])
+    picture = args.out / "samples.png"
+    plot.images(samples[:60] / 255, rows=5, columns=12).savefig(picture, dpi=120)
+    distance = Distance(args.out.parent / "digit_features.safetensors", epochs=0 if args.short else 2)
+    print(f"picture: {picture}; the classifier is right about {distance.accuracy:.1%} of the test images")
+    floor, ceiling = distance.floor(len(samples)), distance.ceiling(len(samples))
+    print(f"distance {distance(samples):.2f}; held-out digits {floor:.2f}, noise {ceiling:.1f}")
+
+
+if __name__ == "__main__":
+    main()

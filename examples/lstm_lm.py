@@ -1,0 +1,133 @@
+"""A language model of characters with an LSTM, trained by truncated backpropagation through time.
+
+The text, tiny Shakespeare, is looked for in the folder that the environment variable FNET_DATA names; ``--text`` takes
+a file of your own. Rows of the batch read on through the text and the LSTM's state goes along from step to step: it is
+the ``state`` of the run. The number at the end is of bits a character over the held-out tenth, read from beginning to
+end. Killed and started again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fnet
+import fnet.functional as F
+from fnet import data, io, models, nn, optim, plot, train
+
+
+def in_rows(tokens: np.ndarray, rows: int, length: int) -> data.DataLoader:
+    """Batches (rows, length) in which each row goes on where it stopped in the batch before."""
+    windows = data.TokenWindows(tokens, length)
+    steps = len(windows) // rows
+    order = np.arange(rows * steps).reshape(rows, steps).T.ravel()  # row r reads the windows r·steps, r·steps + 1, …
+    return data.DataLoader(data.Subset(windows, order), rows, last="drop")
+
+
+def make_loss(model: nn.Model) -> train.step.Loss:
+    """Cross-entropy whose state is the LSTM's: the gradient ends at a batch's beginning, the memory does not."""
+
+    def loss(params: Any, state: Any, batch: Any, *, key: Any = None, train: bool = False) -> Any:
+        x, y = batch
+        (logits, memory), _ = model.apply(params, {}, x, state, key=key, train=train)
+        return F.cross_entropy(logits, y), (jax.lax.stop_gradient(memory), {})
+
+    return loss
+
+
+def bits(loss: train.step.Loss, run: train.TrainState, memory: Any, loader: data.DataLoader) -> float:
+    """Bits a character of a text read in order."""
+    value = jax.jit(loss)
+    losses = []
+    for batch in loader.epoch(0):
+        nats, (memory, _) = value(run.params, memory, batch)
+        losses.append(nats)
+    return float(np.mean(losses) / np.log(2))
+
+
+def write(model: nn.Model, params: Any, prompt: np.ndarray, count: int, key: jax.Array) -> np.ndarray:
+    """``count`` characters after the prompt (rows, length), drawn at temperature 0.8: ids (rows, count)."""
+
+    @jax.jit
+    def go(prompt: Any, key: jax.Array) -> jax.Array:
+        logits, memory = model(params, prompt)
+
+        def one(carry: Any, key: jax.Array) -> Any:
+            logits, memory = carry
+            token = jax.random.categorical(key, logits / 0.8)
+            logits, memory = model(params, token[:, None], memory)
+            return (logits[:, -1], memory), token
+
+        return jax.lax.scan(one, (logits[:, -1], memory), jax.random.split(key, count))[1].T
+
+    return np.asarray(go(prompt, key))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, help="a text file to learn from in place of Shakespeare")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--length", type=int, default=64, help="characters through which gradients go back")
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--prompt", default="ROMEO:\n", help="what the samples begin with")
+    parser.add_argument("--out", type=Path, default=Path("runs/lstm_lm"), help="checkpoints, sample, picture go here")
+    parser.add_argument("--short", action="store_true", help="a small model and little text, to see that it runs")
+    args = parser.parse_args()
+
+    try:
+        text = args.text.read_text(encoding="utf-8") if args.text else "".join(data.tiny_shakespeare())
+    except FileNotFoundError as error:
+        raise SystemExit(error) from None
+    text, held_out = text[: int(0.9 * len(text))], text[int(0.9 * len(text)) :]
+    if args.short:
+        text, held_out, args.epochs, args.width = text[:40000], held_out[:4200], 1, 16
+    tokenizer = data.CharTokenizer.of(text, held_out)
+    loader = in_rows(tokenizer.encode(text), args.batch, args.length)
+    test_loader = in_rows(tokenizer.encode(held_out), 1, args.length)
+    steps = args.epochs * len(loader)
+
+    model = models.lstm_lm(tokenizer.vocab_size, args.width, args.layers, args.dropout)
+    rate = optim.warmup(optim.cosine(4e-3, steps), min(100, steps))
+    opt = optim.clip_by_global_norm(optim.adam(rate), 1.0)
+    run = train.start(model, opt, jax.random.key(args.seed), loader.batch(0)[0])
+    memory = jax.eval_shape(model, run.params, jax.ShapeDtypeStruct((args.batch, 1), "int32"))[1]
+    blank = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), memory)
+    run = run._replace(state=blank)
+    alone = jax.tree.map(lambda a: a[..., :1, :], blank)  # the memory of a batch of one
+    print(f"{fnet.count(run.params):,} parameters, {args.epochs} epochs of {len(loader)} steps")
+    loss = make_loss(model)
+
+    begin = time.perf_counter()
+    with io.Checkpoints(args.out, keep=2, sigterm=True) as ckpt:
+        if ckpt.steps():
+            run = ckpt.restore(like=run)
+            print(f"going on from step {int(run.step)}")
+        history = train.History(train.JSONLines(args.out / "history.jsonl"))
+        if int(run.step) < steps:
+            run, history = train.fit(
+                train.make_step(loss, opt), run, loader, epochs=args.epochs, callbacks=[ckpt], history=history,
+                evaluate=lambda run: {"bits": bits(loss, run, alone, test_loader)},
+            )  # fmt: skip
+            ckpt.save(run)
+            print(f"\n{args.epochs} epochs, {time.perf_counter() - begin:.1f} s of training")
+    plot.history(history).savefig(args.out / "curves.png", dpi=120)
+    print(f"{bits(loss, run, alone, test_loader):.3f} bits a character of the held-out text")
+
+    prompt = tokenizer.encode(args.prompt)[None]
+    sample = args.prompt + tokenizer.decode(write(model, run.params, prompt, 500, jax.random.key(args.seed))[0])
+    (args.out / "sample.txt").write_text(sample, encoding="utf-8")
+    print(f"\n{sample}\n\nsample and picture: {args.out}")
+
+
+if __name__ == "__main__":
+    main()
