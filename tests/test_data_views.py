@@ -246,6 +246,7 @@ def test_to_device_gives_each_batch_its_own_memory_and_says_what_cannot_go():
         (lambda: PadTo([4, 2]), ValueError, "increasing"),
         (lambda: PadTo([2])([np.arange(3)]), ValueError, "has length 3, and the last of the lengths is 2"),
         (lambda: PadTo([2])([([1, 2], 0)]), ValueError, r"no array with an axis; .*: a list needs np.asarray"),
+        (lambda: Map([1], lambda x, rng: x + rng.normal())[0], AttributeError, r"default_rng\(rng.key\).normal"),
         (lambda: PadTo(8), TypeError, r"a list of lengths: PadTo\(\[8\]\)"),
         (lambda: TokenWindows("train.bin", 8), TypeError, r"got 'train.bin': np.memmap\(path, np.uint16, \"r\"\)"),
         (lambda: PadTo([9])([(np.arange(3), np.arange(2))]), ValueError, r"arrays of lengths \[2, 3\]"),

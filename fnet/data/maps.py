@@ -21,8 +21,9 @@ class Map(View):
     """A function of each sample, as `fn(sample)`; with a parameter named `rng`, as `fn(sample, rng=…)`.
 
     The random numbers depend on (seed, epoch, index) only: `rng.random()` draws a float of 0 <= u < 1, and
-    `rng.random(n)` an array of them. Read as `dataset[i]`, outside of a loader, a random function gets `Rng(0, 0, i)`.
-    An exception in the function carries its name.
+    `rng.random(n)` an array of them; `np.random.default_rng(rng.key)` has numpy's other distributions. Read as
+    `dataset[i]`, outside of a loader, a random function gets `Rng(0, 0, i)`. An exception in the function carries its
+    name.
 
     >>> Map(range(5), lambda number: number * 10)[2]
     20

@@ -23,6 +23,7 @@ class Rng:
     """One stream of uniform numbers, started at a hash of integers: usually (seed, epoch, index).
 
     It has the one method of numpy's Generator that transforms use, so `np.random.default_rng(0)` serves in its place.
+    Where others are needed, `np.random.default_rng(rng.key)` has them; their numbers may change between versions.
 
     >>> rng = Rng(0, 2, 7)                # seed 0, epoch 2, sample 7
     >>> rng.random(), rng.random(2).round(3)
@@ -53,6 +54,10 @@ class Rng:
             return numbers.reshape(size)  # type: ignore[arg-type]  # None means one number
         drawn = [_uniform(self.key, first + k) for k in range(n)]
         return drawn[0] if size is None else np.array(drawn).reshape(size)
+
+    def __getattr__(self, name: str) -> Any:
+        fix = f": use np.random.default_rng(rng.key).{name}" if hasattr(np.random.Generator, name) else ""
+        raise AttributeError(f"fnet.data.Rng has random() and no {name}{fix}", name=name, obj=self)
 
     def __repr__(self) -> str:
         return f"Rng(key=0x{self.key:016x}, {self.count} drawn)"
