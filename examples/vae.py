@@ -1,9 +1,11 @@
-"""A variational autoencoder of MNIST's digits, and the plane of digits that two latents span.
+"""A variational autoencoder of MNIST's digits: images of digits from points of a small space.
 
 MNIST's four files are looked for in the folder that the environment variable FNET_DATA names, in ``mnist/``. The number
 at the end is the evidence lower bound of the 10,000 test images in nats, grey pixels in [0, 1] taken as Bernoulli
-variables, as PyTorch's basic VAE example has it. The picture has test images, what the model makes of them, images from
-random latents, and with ``--latent 2`` the whole plane. Killed and started again, it goes on where it was.
+variables, as PyTorch's basic VAE example has it: its test loss is 106.7 after 7 epochs (pytorch/examples#1416), with
+20 latents and layers fully connected. One picture has test images, what the model makes of them, and images from random
+latents; the other a plane through the latents, the whole of it with ``--latent 2``. Killed and started again, it goes
+on where it was.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--latent", type=int, default=20, help="latents; 2 gives a picture of the plane as well")
+    parser.add_argument("--latent", type=int, default=20, help="latents")
     parser.add_argument("--width", type=int, default=16, help="channels of the first convolution")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/vae"), help="checkpoints and pictures go here")
@@ -91,11 +93,19 @@ def main() -> None:
     plot.images(np.concatenate(rows), rows=6, columns=12).savefig(picture, dpi=120)
     print(f"rows of test images and what became of them, two of random latents: {picture}")
 
-    if args.latent == 2:  # equal steps of probability under the prior, not of distance
-        at = ndtri(jnp.linspace(0.04, 0.96, 15))
-        plane = decode(jnp.stack(jnp.meshgrid(at, -at), -1).reshape(-1, 2))
-        plot.images(plane, rows=15, columns=15).savefig(args.out / "plane.png", dpi=60)
-        print(f"the plane of the two latents: {args.out / 'plane.png'}")
+    # A plane through the space of latents: all of it where there are two, else the one between four test images.
+    side = 12
+    if args.latent == 2:
+        at = ndtri(jnp.linspace(0.04, 0.96, side))  # equal steps of probability under the prior, not of distance
+        latents = jnp.stack(jnp.meshgrid(at, -at), -1)
+    else:
+        corners = model(run.params, test_images[:4] / 255)[1].reshape(2, 2, -1)
+        share = jnp.linspace(0, 1, side)
+        weight = jnp.stack([1 - share, share])
+        latents = jnp.einsum("ir,jc,ijl->rcl", weight, weight, corners)
+    plane = decode(latents.reshape(side * side, args.latent))
+    plot.images(plane, rows=side, columns=side).savefig(args.out / "plane.png", dpi=60)
+    print(f"a plane through the latents: {args.out / 'plane.png'}")
 
 
 if __name__ == "__main__":
