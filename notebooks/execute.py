@@ -19,6 +19,7 @@ import nbformat
 from nbclient import NotebookClient
 
 HERE = Path(__file__).parent
+WARNING = re.compile(r":\d+: \w+: ")  # file:line: category: message
 
 
 def execute(source: Path) -> nbformat.NotebookNode:
@@ -34,7 +35,7 @@ def execute(source: Path) -> nbformat.NotebookNode:
     for cell in whole.cells:
         cell.metadata.pop("execution", None)  # times of day
         for output in cell.get("outputs", ()):
-            if "Warning" in output.get("text", "") and output.name == "stderr":
+            if output.get("name") == "stderr" and WARNING.search(output.text):
                 raise SystemExit(f"{source.name} warns: {output.text}")
     return nbformat.v4.new_notebook(
         cells=[cell for cell in whole.cells if not cell.metadata.get("solution")], metadata=whole.metadata
