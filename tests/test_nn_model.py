@@ -328,6 +328,18 @@ def test_override_of_initialisers_leaves_the_state_alone():
     assert equal(model.init(KEY, X, init={"*": init.ones})[1], model.init_state(X))
 
 
+@pytest.mark.parametrize("rule", [init.orthogonal(), init.kaiming_normal(), init.lecun_normal()])
+def test_an_initialiser_of_matrices_leaves_the_vectors_that_its_selector_matches(rule: Any):
+    model = nn.Sequential(nn.Conv(4, 3), nn.BatchNorm(), nn.Stack(nn.Residual(nn.LayerNorm()), 2), nn.Flatten())
+    x = jnp.ones((2, 5, 5, 3))
+    params, _ = model.init(KEY, x, init={"*.weight": rule})
+    start, _ = model.init(KEY, x)
+    assert not equal(params["0"]["weight"], start["0"]["weight"])
+    assert equal(params["1"], start["1"]) and equal(params["2"], start["2"])  # (2, C) stacked vectors are vectors
+    with pytest.raises(ValueError, match="axes"):
+        model.init(KEY, x, init={"1.weight": rule})
+
+
 def test_initial_values_are_strongly_typed_and_errors_name_the_parameter():
     weak = {"*": lambda key, shape, dtype: jnp.broadcast_to(0.5, shape)}
     params, _ = nn.Linear(2).init(KEY, X, init=weak)
@@ -335,7 +347,7 @@ def test_initial_values_are_strongly_typed_and_errors_name_the_parameter():
     as_numpy = {"*": lambda key, shape, dtype: np.ones(shape, dtype)}
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(nn.Linear(2).init(KEY, X, init=as_numpy)))
     with pytest.raises(ValueError, match="orthogonal") as error:
-        make_mlp().init(KEY, X, init={"*": init.orthogonal()})
+        make_mlp().init(KEY, X, init={"*.bias": init.orthogonal()})
     assert any("while drawing 'fc1.bias'" in note for note in error.value.__notes__)
 
 

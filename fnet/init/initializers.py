@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from numbers import Real
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,12 @@ class _Value:
     def _require(self, ok: bool, expected: str) -> None:
         if not ok:
             raise ValueError(f"{self!r}: expected {expected}")
+
+
+class _OfMatrix(_Value):
+    """What makes weights (..., in, out), and raises for vectors; `Layer.init` reads how many axes it takes."""
+
+    axes: ClassVar[int] = 2
 
 
 @dataclass(frozen=True, repr=False)
@@ -164,7 +171,7 @@ def fans(shape: Shape) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, repr=False)
-class variance_scaling(_Value):
+class variance_scaling(_OfMatrix):
     """Mean 0 and variance scale / fan, which the named schemes below are cases of.
 
     `mode`: "fan_in", "fan_out" or "fan_avg". `distribution`: "normal", "uniform" or "truncated_normal" (cut at two
@@ -197,7 +204,7 @@ class variance_scaling(_Value):
 
 
 @dataclass(frozen=True, repr=False)
-class xavier_uniform(_Value):
+class xavier_uniform(_OfMatrix):
     """Uniform with variance gain^2 * 2 / (fan_in + fan_out). Source: Glorot and Bengio 2010.
 
     >>> xavier_uniform()(jax.random.key(0), (8, 4)).shape
@@ -238,7 +245,7 @@ def calculate_gain(nonlinearity: str, a: float = 0.01) -> float:
 
 
 @dataclass(frozen=True, repr=False)
-class kaiming_uniform(_Value):
+class kaiming_uniform(_OfMatrix):
     """Uniform with variance gain^2 / fan: keeps the size of activations through relu layers, whatever the depth.
 
     `a` is the negative slope of leaky_relu; `mode` "fan_in" keeps the forward pass, "fan_out" the backward pass.
@@ -276,7 +283,7 @@ class kaiming_normal(kaiming_uniform):
 
 
 @dataclass(frozen=True, repr=False)
-class lecun_uniform(_Value):
+class lecun_uniform(_OfMatrix):
     """Uniform with variance 1 / fan_in, for selu. Source: LeCun et al. 1998, "Efficient BackProp".
 
     >>> lecun_uniform()(jax.random.key(0), (8, 4)).shape
@@ -288,7 +295,7 @@ class lecun_uniform(_Value):
 
 
 @dataclass(frozen=True, repr=False)
-class lecun_normal(_Value):
+class lecun_normal(_OfMatrix):
     """Normal, cut at two standard deviations, with variance 1 / fan_in; what Flax's layers start from.
 
     >>> lecun_normal()(jax.random.key(0), (8, 4)).shape
@@ -312,6 +319,11 @@ class torch_uniform(_Value):
 
     fan_in: int | None = None
 
+    @property
+    def axes(self) -> int:
+        """The least number of axes that it can draw."""
+        return 2 if self.fan_in is None else 0
+
     def __post_init__(self) -> None:
         self._require(self.fan_in is None or self.fan_in >= 0, "fan_in to be 0 or more")
 
@@ -322,7 +334,7 @@ class torch_uniform(_Value):
 
 
 @dataclass(frozen=True, repr=False)
-class orthogonal(_Value):
+class orthogonal(_OfMatrix):
     """`gain` times a matrix with orthonormal columns (or rows, if it has fewer), uniform among all such.
 
     All axes but the last are the rows, so a convolution (h, w, in, out) is one matrix (h * w * in, out). A stack of

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import jax
 
 from fnet.nn.core.keys import check_key, fold_name
-from fnet.nn.core.param import Initializer, NoState, Spec, Tree, draw, flat_specs, keys_of, put
+from fnet.nn.core.param import Initializer, NoState, Param, Spec, Tree, draw, flat_specs, keys_of, put
 from fnet.nn.core.render import tree_html, tree_text
 from fnet.nn.core.surgery import part_at, rebuild, walk_parts
 from fnet.nn.core.values import dataclass_text, freeze, refuse_unpicklable
@@ -74,7 +74,9 @@ class Layer(ABC):
 
         Inputs are any pytrees of arrays or `jax.ShapeDtypeStruct`; only shapes and dtypes are read and no forward
         pass runs. ``init`` overrides the initialisers of parameters (not of the state) by selector, first match
-        wins; ``train=True`` walks the training path. Raises ValueError for a part that the forward
+        wins. One that makes matrices (orthogonal, kaiming_normal, …) leaves the vectors among what its selector matches
+        as they start, so ``{"*.weight": init.orthogonal()}`` does not touch the weights of norms.
+        ``train=True`` walks the training path. Raises ValueError for a part that the forward
         never reaches and for a selector that matches nothing.
 
         >>> import jax
@@ -89,13 +91,11 @@ class Layer(ABC):
                 example = f'jax.ShapeDtypeStruct({tuple(given)}, "float32")'
                 raise TypeError(f"init takes inputs, or stand-ins for them, not shapes: {example}")
         specs = flat_specs(specs_of(self, inputs, kwargs, train))
-        rules = dict(init or {})
-        chosen = first_match({name: param for name, param in specs.items() if param.trainable}, rules)
-        initializers = list(rules.values())
+        chosen = _overrides(specs, dict(init or {}))
         params: Tree = {}
         state: Tree = {}
         for name, param in specs.items():
-            initializer = initializers[chosen[name]] if name in chosen else param.init
+            initializer = chosen.get(name, param.init)
             value = draw(initializer, fold_name(key, name), name, param)
             put(params if param.trainable else state, keys_of(name), value)
         return params, state
@@ -182,3 +182,16 @@ class Layer(ABC):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
         return self
+
+
+def _overrides(specs: Mapping[str, Param], rules: Mapping[Selector, Initializer]) -> dict[str, Initializer]:
+    """The initialiser of each parameter that a selector gives one; an array with too few axes for it keeps its own,
+    unless no array that the selector matches has enough: then drawing raises."""
+    initializers = list(rules.values())
+    chosen = first_match({name: param for name, param in specs.items() if param.trainable}, rules)
+    fits = {
+        name: len(specs[name].shape) - specs[name].stacked >= getattr(initializers[rule], "axes", 0)
+        for name, rule in chosen.items()
+    }
+    of_use = {rule for name, rule in chosen.items() if fits[name]}
+    return {name: initializers[rule] for name, rule in chosen.items() if fits[name] or rule not in of_use}
