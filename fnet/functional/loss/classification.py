@@ -46,16 +46,16 @@ def cross_entropy(
         mask = leading_mask(mask, scores.shape[:-1], "cross_entropy")
         scores = jnp.where(mask[..., None], scores, 0)
     # Subtracting the maximum first keeps the digits that log-sum-exp minus score would cancel.
-    scores = scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))
-    log_total = jnp.log(jnp.exp(scores).sum(-1))
+    top = jax.lax.stop_gradient(scores.max(-1))
+    log_total = jnp.log(jnp.exp(scores - top[..., None]).sum(-1))
     if jnp.issubdtype(jnp.result_type(labels), jnp.floating):
         if ignore_index >= 0:
             raise ValueError(
                 f"cross_entropy: ignore_index={ignore_index} has no meaning for soft labels; use mask= instead"
             )
-        return _soft_entropy(scores, log_total, labels, weight, label_smoothing, reduction, mask)
+        return _soft_entropy(scores - top[..., None], log_total, labels, weight, label_smoothing, reduction, mask)
     return _class_entropy(
-        scores, log_total, labels, weight, ignore_index, label_smoothing, reduction, mask, "cross_entropy"
+        scores, top, log_total, labels, weight, ignore_index, label_smoothing, reduction, mask, "cross_entropy"
     )
 
 
@@ -80,9 +80,8 @@ def nll_loss(
     if mask is not None:
         mask = leading_mask(mask, scores.shape[:-1], "nll_loss")
         scores = jnp.where(mask[..., None], scores, 0)
-    return _class_entropy(
-        scores, jnp.zeros((), scores.dtype), labels, weight, ignore_index, 0.0, reduction, mask, "nll_loss"
-    )
+    zero = jnp.zeros(scores.shape[:-1], scores.dtype)
+    return _class_entropy(scores, zero, zero, labels, weight, ignore_index, 0.0, reduction, mask, "nll_loss")
 
 
 def softmax_focal_loss(
@@ -126,6 +125,7 @@ def softmax_focal_loss(
 
 def _class_entropy(
     scores: jax.Array,
+    top: jax.Array,
     log_total: jax.Array,
     labels: ArrayLike,
     weight: ArrayLike | None,
@@ -135,16 +135,19 @@ def _class_entropy(
     mask: jax.Array | None,
     where: str,
 ) -> jax.Array:
-    """The loss of integer labels, for log-probabilities `scores - log_total`."""
+    """The loss of integer labels, for log-probabilities `scores - top - log_total`."""
     counted, valid, ids = _labels(scores, labels, ignore_index, mask, where)
-    loss = log_total - _pick(scores, ids)
+    # One score is looked up before `top` is subtracted: a gather of a difference would write out all of it.
+    loss = log_total - (_pick(scores, ids) - top)
     row_weight = None
     if weight is not None:
         weight = jnp.broadcast_to(jnp.asarray(weight, scores.dtype), scores.shape)
         row_weight = _pick(weight, ids)
         loss = loss * row_weight
     if smoothing:
-        loss = (1 - smoothing) * loss + smoothing / scores.shape[-1] * _total_entropy(scores, log_total, weight)
+        loss = (1 - smoothing) * loss + smoothing / scores.shape[-1] * _total_entropy(
+            scores - top[..., None], log_total, weight
+        )
     return reduce(or_nan(loss, valid), reduction, counted, row_weight)
 
 
