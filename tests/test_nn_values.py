@@ -217,6 +217,11 @@ def test_text_and_html_trees():
         (lambda: nn.Embedding(0, 3), "at least 1"),
         (lambda: nn.Embedding(3, 3, padding_idx=3), "outside the 3 rows"),
         (lambda: nn.Reshape((-1, -1)), "at most one -1"),
+        (lambda: nn.LayerNorm((512,)), r"LayerNorm\(\) here"),
+        (lambda: nn.BatchNorm(None), "eps is a small number"),
+        (lambda: nn.TransformerEncoderLayer(512, 8), r"TransformerEncoderLayer\(nhead\) here"),
+        (lambda: nn.Transformer(512, 8), r"Transformer\(d_model, nhead\) is Transformer\(nhead\)"),
+        (lambda: nn.Conv2d(3, 64, 7).init(KEY, jnp.ones((2, 96, 96, 3))), r"is Conv2d\(64, 7\) here"),
         (lambda: nn.Param((-1,), init.zeros), "no negative sizes"),
     ],
 )
@@ -243,3 +248,28 @@ def test_embedding_padding_row_is_zero_and_stays():
     assert float(jnp.abs(params["weight"][4]).sum()) == 0 < float(jnp.abs(params["weight"][3]).sum())
     grads = jax.grad(lambda p: layer(p, jnp.array([4, 1])).sum())(params)
     np.testing.assert_array_equal(grads["weight"].sum(1), [0, 3, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("ZeroPad2d", r"F\.pad"),
+        ("LazyConv2d", r"nn\.Conv2d"),
+        ("SyncBatchNorm", r"nn\.BatchNorm"),
+        ("init", r"fnet\.init"),
+    ],
+)
+def test_what_has_another_name_here_is_an_error_with_that_name(name: str, fix: str):
+    with pytest.raises(AttributeError, match=fix):
+        getattr(nn, name)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.MultiheadAttention(2), nn.GroupNorm(2), nn.AdaptiveAvgPool1d(3), nn.Upsample(7, mode="linear"),
+     nn.GlobalAvgPool(), nn.GlobalMaxPool()],
+)  # fmt: skip
+def test_an_empty_batch_gives_an_empty_output(layer: Any):
+    params, state = layer.init(KEY, jnp.ones((3, 5, 8)))
+    full, _ = layer.apply(params, state, jnp.ones((3, 5, 8)))
+    assert layer.apply(params, state, jnp.ones((0, 5, 8)))[0].shape == (0, *full.shape[1:])

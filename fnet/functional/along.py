@@ -19,5 +19,5 @@ def along_axis(x: jax.Array, matrix: np.ndarray, axis: int) -> jax.Array:
     if math.prod(rest) < 32:
         return jnp.moveaxis(jnp.tensordot(x, matrix.astype(x.dtype), (axis, 0), precision="highest"), -1, axis)
     rows = jnp.broadcast_to(matrix.T.astype(x.dtype), (*lead, *matrix.T.shape))
-    y = jnp.matmul(rows, x.reshape(*lead, x.shape[axis], -1), precision="highest")
+    y = jnp.matmul(rows, x.reshape(*lead, x.shape[axis], math.prod(rest)), precision="highest")
     return y.reshape(*lead, matrix.shape[1], *rest)

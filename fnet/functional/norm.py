@@ -259,7 +259,7 @@ class Over:
             mean = jnp.where(mask, x, 0).sum(self.axes, keepdims=True) / jnp.maximum(self.count(x, mask), 1)
         if self.groups is None:
             return mean
-        grouped = mean.reshape(*mean.shape[:-1], self.groups, -1)
+        grouped = mean.reshape(*mean.shape[:-1], self.groups, mean.shape[-1] // self.groups)
         return jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape).reshape(mean.shape)
 
     def count(self, x: jax.Array, mask: jax.Array | None) -> Any:

@@ -116,7 +116,7 @@ def channel_shuffle(x: ArrayLike, groups: int) -> jax.Array:
     x = jnp.asarray(x)
     if x.ndim < 1 or groups < 1 or x.shape[-1] % groups:
         raise ValueError(f"channel_shuffle: groups={groups} does not divide the channels (last axis) of {x.shape}")
-    return x.reshape(*x.shape[:-1], groups, -1).swapaxes(-1, -2).reshape(x.shape)
+    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups).swapaxes(-1, -2).reshape(x.shape)
 
 
 def _image(x: ArrayLike, where: str) -> jax.Array:

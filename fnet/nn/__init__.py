@@ -1,5 +1,6 @@
 """Layers: frozen values that declare their arrays and apply pure functions to them."""
 
+import re
 from typing import Any
 
 from fnet.nn.activation import PReLU
@@ -97,6 +98,15 @@ PYTORCH = {
     "Module": "nn.Model(function, **parts)",
     "ModuleList": "a list of layers",
     "ModuleDict": "a dict of layers",
+    "Parameter": "nn.Param(shape, init), an array that init draws",
+    "ParameterList": "a list of nn.Param",
+    "ParameterDict": "a dict of nn.Param",
+    "SyncBatchNorm": "nn.BatchNorm, whose statistics are those of the whole batch on any number of devices",
+    "Softmax2d": "F.softmax (channels are last)",
+    "UpsamplingNearest2d": "nn.Upsample(scale_factor=2)",
+    "UpsamplingBilinear2d": 'nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)',
+    "DataParallel": "a mesh, fnet.parallel",
+    "init": "fnet.init",
     "BCELoss": "F.binary_cross_entropy",
     "BCEWithLogitsLoss": "F.binary_cross_entropy_with_logits",
 }
@@ -108,6 +118,10 @@ def __getattr__(name: str) -> Any:
 
     if name in PYTORCH:
         raise AttributeError(f"nn.{name} is {PYTORCH[name]} in fnet")
+    if name.startswith("Lazy") and name[4:] in __all__:
+        raise AttributeError(f"nn.{name} is nn.{name[4:]} in fnet, where sizes are always read from the input")
+    if re.fullmatch(r"(Zero|Constant|Reflection|Replication|Circular)Pad[123]d", name):
+        raise AttributeError(f"nn.{name} is a function in fnet: use F.pad with its mode (import fnet.functional as F)")
     plain = name.replace("_", "").lower()
     for function in functional.__all__:
         if function.replace("_", "").lower() in (plain, plain.removesuffix("loss")):

@@ -168,7 +168,8 @@ class MultiheadAttention(Layer):
         mixed, weights = out if need_weights else (out, None)
         with PartScope("out_proj", self, (mixed,)):
             out_proj = params["out_proj"]
-            y = F.linear(mixed.reshape(*mixed.shape[:-2], -1), out_proj["weight"], self._bias(out_proj))
+            rows = mixed.reshape(*mixed.shape[:-2], self.num_heads * mixed.shape[-1])
+            y = F.linear(rows, out_proj["weight"], self._bias(out_proj))
         if self.cache:
             y = jnp.where(overflows(state), jnp.nan, y)
         return ((y, weights) if need_weights else y), state
@@ -176,7 +177,7 @@ class MultiheadAttention(Layer):
     def _heads(self, params: Mapping[str, Any], name: str, x: Any, heads: int) -> jax.Array:
         with PartScope(name, self, (x,)):
             y = F.linear(x, params[name]["weight"], self._bias(params[name]))
-            return y.reshape(*y.shape[:-1], heads, -1)
+            return y.reshape(*y.shape[:-1], heads, y.shape[-1] // heads)
 
     def _bias(self, projection: Mapping[str, Any]) -> Any:
         return projection["bias"] if self.bias else None

@@ -267,6 +267,7 @@ def _weight_shape(layer: Conv | ConvTranspose, x: Any) -> tuple[int, ...]:
     if channels % layer.groups:
         raise ValueError(f"{name}: groups={layer.groups} must divide the {channels} channels of {tuple(x.shape)}")
     sizes = kernel if isinstance(kernel, tuple) else (kernel,) * rank
+    _refuse_pytorchs_order(layer, channels)
     too_large = isinstance(layer, Conv) and layer.padding == 0 and min(sizes) > max(x.shape[-rank - 1 : -1])
     if too_large and layer.out_channels == channels:
         raise ValueError(
@@ -274,6 +275,19 @@ def _weight_shape(layer: Conv | ConvTranspose, x: Any) -> tuple[int, ...]:
             f"from the data: PyTorch's {name}(in, out, kernel) is {name}(out, kernel) here"
         )
     return (*sizes, channels // layer.groups, layer.out_channels)
+
+
+def _refuse_pytorchs_order(layer: Conv | ConvTranspose, channels: int) -> None:
+    """Refuse PyTorch's Conv2d(3, 64, 7): from a colour or two to as many, with a step of a size that kernels have."""
+    size, step = layer.kernel_size, layer.stride
+    plain = isinstance(size, int) and isinstance(step, int) and layer.groups == 1
+    if plain and layer.out_channels == channels <= 4 and 2 < step < size:  # type: ignore[operator]
+        name = type(layer).__name__
+        raise ValueError(
+            f"{name} got out_channels={channels}, kernel_size={size} and stride={step} for an input of {channels} "
+            f"channels. These are read from the data: PyTorch's {name}({channels}, {size}, {step}) is "
+            f"{name}({size}, {step}) here. If a stride of {step} is meant, give kernel_size as a tuple"
+        )
 
 
 def _params(shape: tuple[int, ...], fan_in: int, bias: bool) -> dict[str, Param]:

@@ -230,7 +230,8 @@ class LocalResponseNorm(Layer):
 def _check(layer: Any) -> None:
     """A size where PyTorch has one is the first thing that a newcomer writes."""
     name = type(layer).__name__
-    if layer.eps is not None and not 0 <= layer.eps < 1:
+    number = isinstance(layer.eps, int | float)
+    if not (layer.eps is None and name == "RMSNorm") and not (number and 0 <= layer.eps < 1):
         raise ValueError(
             f"{name}'s eps is a small number such as 1e-5, got {layer.eps!r}; sizes are read from the input, "
             f"so PyTorch's {name}(64) is {name}() here"

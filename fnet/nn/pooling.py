@@ -7,6 +7,7 @@ is seen, as under `jax.vmap` over examples, write ``MaxPool2d(2)`` or ``MaxPool(
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -177,7 +178,7 @@ def _positions(layer: Any, x: Any) -> jax.Array:
     x = jnp.asarray(x)
     if x.ndim < 3:
         raise ValueError(f"{layer!r} needs an input (N, …, C) of at least three axes, got shape {x.shape}")
-    return x.reshape(x.shape[0], -1, x.shape[-1])
+    return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
 
 
 class MaxPool1d(MaxPool):

@@ -121,7 +121,7 @@ def TransformerEncoderLayer(
         self_attn=MultiheadAttention(num_heads, dropout, bias, causal=causal),
         norm2=LayerNorm(layer_norm_eps, bias=bias),
         dropout2=Dropout(dropout),
-        **_common(dim_feedforward, dropout, activation, layer_norm_eps, norm_first, bias),
+        **_common(num_heads, dim_feedforward, dropout, activation, layer_norm_eps, norm_first, bias),
     )
 
 
@@ -158,7 +158,7 @@ def TransformerDecoderLayer(
         norm3=LayerNorm(layer_norm_eps, bias=bias),
         dropout2=Dropout(dropout),
         dropout3=Dropout(dropout),
-        **_common(dim_feedforward, dropout, activation, layer_norm_eps, norm_first, bias),
+        **_common(num_heads, dim_feedforward, dropout, activation, layer_norm_eps, norm_first, bias),
     )
 
 
@@ -257,10 +257,17 @@ class LinearLike(Layer):
 
 
 def _common(
-    dim_feedforward: int, dropout: float, activation: Activation, eps: float, norm_first: bool, bias: bool
-) -> dict[str, Any]:
+    num_heads: int, dim_feedforward: int, dropout: float, activation: Activation, eps: float, norm_first: bool,
+    bias: bool,
+) -> dict[str, Any]:  # fmt: skip
     if not callable(activation):
         raise TypeError(f"a transformer's activation is a function such as F.relu or F.gelu, got {activation!r}")
+    if dim_feedforward < num_heads or num_heads > 128:  # no published model has more
+        raise ValueError(
+            f"a transformer got num_heads={num_heads} and dim_feedforward={dim_feedforward}. The width is read from "
+            "the data: PyTorch's TransformerEncoderLayer(d_model, nhead) is TransformerEncoderLayer(nhead) here, and "
+            "Transformer(d_model, nhead) is Transformer(nhead)"
+        )
     return {
         "linear1": Linear(dim_feedforward, bias),
         "dropout": Dropout(dropout),
