@@ -116,3 +116,17 @@ def test_without_matplotlib_the_extra_is_named():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "pip install 'fnet[plot]'" in out
+
+
+def test_graph_draws_every_node_and_refuses_what_no_page_shows():
+    import jax.numpy as jnp
+
+    from fnet import autograd
+
+    found = autograd.graph(lambda x: jnp.tanh(x) + x, jnp.ones(3))
+    (axes,) = plot.graph(found).axes
+    assert [text.get_text().split("\n")[0] for text in axes.texts] == ["0", "tanh", "add", "result"]
+    heights = [text.get_position()[1] for text in axes.texts]
+    assert heights == [0, -1, -2, -3] and len(axes.lines) == 4
+    with pytest.raises(ValueError, match="from 1 to 400 nodes, got 500"):
+        plot.graph(found.nodes[:1] * 500)

@@ -5,8 +5,9 @@
 
 from fnet.autograd.check import GradientCheck, check_gradients
 from fnet.autograd.derivatives import grad, hessian, hvp, jacobian, jvp, per_example, value_and_grad, vjp
+from fnet.autograd.graphs import Graph, graph
 
 __all__ = [
-    "GradientCheck", "check_gradients", "grad", "hessian", "hvp", "jacobian", "jvp", "per_example", "value_and_grad",
-    "vjp",
+    "Graph", "GradientCheck", "check_gradients", "grad", "graph", "hessian", "hvp", "jacobian", "jvp", "per_example",
+    "value_and_grad", "vjp",
 ]  # fmt: skip

@@ -29,3 +29,19 @@ def table_html(header: Row, rows: Sequence[Row], footer: Sequence[str] = ()) -> 
 
 def _cell(column: int, text: str) -> str:
     return f"<td style='text-align: {'left' if column < 3 else 'right'}'>{escape(text)}</td>"
+
+
+def size_text(nbytes: int) -> str:
+    """A number of bytes in the unit that suits it."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if nbytes >= factor:
+            return f"{nbytes / factor:.1f} {unit}"
+    return f"{nbytes} bytes"
+
+
+def amount(count: int) -> str:
+    """A large number to four digits with its prefix, a small one as it is."""
+    for prefix, factor in (("P", 10**15), ("T", 10**12), ("G", 10**9), ("M", 10**6)):
+        if count >= factor:
+            return f"{count / factor:.4g} {prefix}"
+    return f"{count:,}"
