@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a CSV file with headings; default: Friedman's benchmark")
     parser.add_argument("--target", help="the column to predict; default: the last one")
     parser.add_argument("--members", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=25, help="many more make it too sure of itself")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/tabular"), help="folder of checkpoints and picture")
     parser.add_argument("--short", action="store_true", help="three epochs, to see that it runs")
