@@ -59,10 +59,12 @@ def test_the_weights_stay_readable(path, weights):
 
 
 def test_a_process_without_the_model_s_code(path, weights):
+    """Only `fnet.io` is imported: nn, functional's layers and the model stay out."""
     code = """
         import sys, numpy as np
         from fnet.io import load_exported
         out = load_exported(sys.argv[1])(np.load(sys.argv[2]))
+        assert not [name for name in sys.modules if name.startswith(("fnet.nn", "fnet.functional", "fnet.train"))]
         np.save(sys.argv[3], out)
     """
     x, out = path.parent / "x.npy", path.parent / "out.npy"

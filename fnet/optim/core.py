@@ -61,6 +61,11 @@ class Optimizer:
 
         ``grads`` has a leaf for each trainable parameter; those of other parameters are dropped. ``loss``, the
         function ``value_and_grad`` (params -> (loss, grads)) and a random ``key`` are for the rules that need them.
+
+        To donate in a jit of your own, take the arguments in the order of the results, as `train.make_step` does:
+        ``jax.jit(lambda params, state, grads: opt.update(grads, state, params), donate_argnums=(0, 1))``. JAX gives
+        each result the first donated buffer of its shape; with ``jax.jit(opt.update, donate_argnums=(1, 2))`` new
+        parameters would take the slots' memory, and XLA copies.
         """
         raise NotImplementedError(f"{type(self).__name__} must define update(grads, opt_state, params)")
 
