@@ -287,7 +287,7 @@ def test_what_does_not_fit_is_listed_at_once():
     with pytest.raises(TypeError, match="takes a path, a state_dict or a torch module, got list"):
         io.from_torch(model, [1], jnp.ones((1, 3)))
     with pytest.raises(io.FileError, match=r"no state_dict: it has 'model', 'epoch'.*read_torch\(path\)\['model'\]"):
-        io.from_torch(model, {"model": theirs, "epoch": 3}, jnp.ones((1, 3)))
+        io.from_torch(model, {"model": {"weight": kernel}, "epoch": 3}, jnp.ones((1, 3)))
 
 
 def test_a_linear_after_flattening_has_its_rows_put_in_order(torch):
