@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import jax
@@ -29,6 +31,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     return True if config.getoption("--quick") and collection_path.stem in LONG else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[Any]:
+    """A test that comes to a transform which needs Pillow is skipped where Pillow is not installed."""
+    try:
+        return (yield)
+    except ImportError as error:
+        if find_spec("PIL") is None and "needs Pillow" in str(error):
+            pytest.skip(str(error))
+        raise
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def test_layers_are_values():
         (lambda: nn.Conv(4, 3).init(KEY, jnp.ones((8, 3))), ValueError, r"got an input of shape \(8, 3\), expected"),
         (lambda: nn.Conv(4, (3, 3)).init(KEY, jnp.ones((1, 8, 3))), ValueError, "2 spatial axes for kernel"),
         (lambda: nn.Conv2d(4, 3).init(KEY, jnp.ones((8, 3))), ValueError, r"\(…, \*spatial, channels\) with 2 spatial"),
-        (lambda: nn.Conv2d(3, 64, 3).init(KEY, jnp.ones((1, 32, 32, 3))), ValueError, r"Conv2d\(in, out, kernel\) is"),
+        (lambda: nn.Conv2d(3, 64, 3).init(KEY, jnp.ones((1, 32, 32, 3))), ValueError, r"3\) is Conv2d\(64, 3\)"),
     ],
 )
 def test_what_does_not_fit_is_named(make, error, message):

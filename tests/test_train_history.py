@@ -252,7 +252,9 @@ def test_float16_with_a_loss_scale_trains_and_recovers_from_overflow() -> None:
     assert abs(history["loss"][-10:].mean() - full["loss"][-10:].mean()) < 0.15
 
 
-def test_the_bar_tells_the_speed_and_what_waits(capsys: Any) -> None:
+def test_the_bar_tells_the_speed_and_what_waits(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # in a narrow terminal the bar is cut
+    monkeypatch.setenv("LINES", "50")
     train.fit(STEP, RUN._replace(step=jnp.int32(4)), LOADER, epochs=4)
     bar = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
     assert all(part in bar for part in ("epoch 4/4", "12/12", "loss=", "samples/s=", "input-bound="))
