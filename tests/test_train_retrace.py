@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from fnet import data, nn, optim, train
 from fnet import functional as F
@@ -103,3 +104,19 @@ def test_fit_tells_of_a_short_last_batch() -> None:
     with pytest.warns(train.Retraced, match=both) as said:
         train.fit(step, run, loader, epochs=3, progress=False)
     assert len(said) == 1
+
+
+def test_another_mesh_is_told_as_the_mesh() -> None:
+    auto, explicit = (
+        jax.make_mesh((1,), ("data",), axis_types=(kind,)) for kind in (AxisType.Auto, AxisType.Explicit)
+    )
+    step, run = setup()
+    step(run, {"x": X})
+    for mesh, told in ((auto, "data=1"), (explicit, "data=1 explicit")):
+        placed = jax.device_put(run, NamedSharding(mesh, PartitionSpec()))
+        message = f"run.params.w: float32[] on no mesh → on the mesh ({told})"
+        with pytest.warns(train.Retraced, match=re.escape(message)):
+            step(placed, {"x": X})
+    batch = jax.device_put({"x": X}, NamedSharding(explicit, PartitionSpec("data")))
+    with pytest.warns(train.Retraced, match=r"batch\.x: .* on no mesh → on the mesh .* split by P.*'data'"):
+        step(placed, batch)

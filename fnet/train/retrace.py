@@ -55,7 +55,11 @@ def differences(new: tuple[Any, dict[str, Any]], old: tuple[Any, dict[str, Any]]
         if name not in before:
             yield f"{name}: new, {_describe(kind)}"
         elif kind != before[name]:
-            yield f"{name}: {_describe(before[name])} → {_describe(kind)}{_hint(name, before[name], kind)}"
+            was, now = _describe(before[name]), _describe(kind)
+            if was == now:  # the sharding is a part of the type
+                yield f"{name}: {now} {_layout(before[name])} → {_layout(kind)}"
+            else:
+                yield f"{name}: {was} → {now}{_hint(name, before[name], kind)}"
     yield from (f"{name}: gone, it was {_describe(kind)}" for name, kind in before.items() if name not in leaves)
     if structure != structure_before and leaves.keys() == before.keys():
         yield _structures(structure, structure_before)
@@ -77,9 +81,19 @@ def _hint(name: str, before: Any, now: Any) -> str:
         return "; batches of one shape: cut or pad to it, or to a few lengths"
     if getattr(before, "weak_type", False) != getattr(now, "weak_type", False):
         return "; give it a dtype: jnp.asarray(value, dtype)"
-    if _describe(before) == _describe(now):
-        return f"; in full {before} → {now}"  # a sharding that is part of the type
     return ""
+
+
+def _layout(kind: Any) -> str:
+    """``on the mesh (data=2, model=4)``, with the axes that are explicit and what they split."""
+    sharding = getattr(kind, "sharding", None)
+    mesh = getattr(sharding, "mesh", None)
+    if mesh is None or mesh.empty:
+        return "on no mesh"
+    types = [" explicit" if kind == jax.sharding.AxisType.Explicit else "" for kind in mesh.axis_types]
+    axes = ", ".join(f"{name}={size}{which}" for (name, size), which in zip(mesh.shape.items(), types, strict=True))
+    split = [axis for axis in sharding.spec if axis is not None]
+    return f"on the mesh ({axes})" + (f" split by {sharding.spec}" if split else "")
 
 
 def _structures(new: Any, old: Any, path: str = "") -> str:
