@@ -80,6 +80,13 @@ def test_inside_a_stack_and_a_checkpoint():
         assert fault.iterations == ("step 2 of 4 of a loop",) and fault.cause.operation == "div"
 
 
+def test_what_a_checkpoint_computes_again_is_in_its_layer():
+    model = nn.Sequential(blocks=nn.Stack(nn.Remat(nn.Model(root, fc=nn.Linear(5))), 2), head=nn.Linear(3))
+    fault = fault_of(model)
+    assert (fault.layer, fault.phase, fault.operation) == ("blocks", "backward", "mul")
+    assert (fault.cause.layer, fault.cause.operation) == ("blocks", "div")
+
+
 def test_loops_of_unknown_length_and_branches():
     def f(x: Any) -> Any:
         def body(carry: Any) -> Any:
@@ -99,6 +106,13 @@ def test_from_data():
     assert fault.phase == "input" and str(fault).startswith("the input batch at '0' has NaN at [2, 3]")
     fault = fault_of(nn.Linear(3), change=lambda p: {**p, "bias": p["bias"].at[1].set(jnp.nan)})
     assert str(fault).startswith("the run at 'params.bias' has NaN at [1]")
+
+
+def test_a_label_out_of_range_is_said_to_be_one():
+    fault = fault_of(nn.Sequential(fc=nn.Linear(3)), y=Y.at[1].set(7))
+    assert (fault.kind, fault.phase, fault.layer, fault.results[0]) == ("NaN", "forward", "", "loss")
+    assert "a label, target or length out of range" in str(fault)
+    assert "out of range" not in str(inspect.find_nan(lambda x: jnp.where(x > 0, x, jnp.nan), -X))
 
 
 def test_overflow_in_half_precision():
@@ -130,5 +144,9 @@ def test_gradient_table_shows_dead_units_and_faults():
     bad = inspect.gradient_table({"a": jnp.ones(4)}, {"a": jnp.array([jnp.nan, 0.0, 3.0, 4.0])})
     assert bad["a"].nonfinite == 0.25 and bad["a"].gradient == 5.0 and "not finite" in str(bad)
     assert "<table>" in bad._repr_html_()
+    weights = inspect.gradient_table({"a": jnp.array([3.0, jnp.nan, 4.0])}, {"a": jnp.ones(3)})
+    assert weights["a"].weight == 5.0
+    with pytest.raises(KeyError, match="no gradient 'b' in the table; it has a"):
+        bad["b"]
     with pytest.raises(ValueError, match=r"'a' has shape \(3,\), params has shape \(4,\)"):
         inspect.gradient_table({"a": jnp.ones(4)}, {"a": jnp.ones(3)})

@@ -11,6 +11,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 # Equations that only call the function inside them, once and with their own inputs.
 CALLS = set("jit pjit closed_call core_call remat2 checkpoint custom_jvp_call custom_vjp_call".split())
+REMATTED = "rematted_computation"  # JAX's own scope around what a checkpoint computes again
 _WRAPPED = re.compile(r"^(\w+)\((.*)\)$")
 _JAX = os.path.dirname(jax.__file__)
 _FNET = os.path.dirname(os.path.dirname(__file__))
@@ -27,6 +28,8 @@ def part_of(stack: str) -> str:
 
     >>> part_of("transpose(jvp(encoder))/0/fc1"), part_of("transpose(jvp(a))/b/jvp(a)/b/fc"), part_of("jvp()")
     ('encoder.0.fc1', 'a.b.fc', '')
+    >>> part_of("transpose(jvp(a))/rematted_computation/fc")  # what a checkpoint computes again
+    'a.fc'
     """
     path: list[str] = []
     first: str | None = None
@@ -38,7 +41,7 @@ def part_of(stack: str) -> str:
             path = []  # a checkpoint: the scopes of the backward pass, then those of the forward pass that it repeats
         if wrapped and first is None:
             first = plain
-        if plain:
+        if plain and plain != REMATTED:
             path.append(plain)
     return ".".join(path)
 

@@ -32,7 +32,11 @@ class GradientTable:
     rows: tuple[GradientRow, ...]
 
     def __getitem__(self, name: str) -> GradientRow:
-        return next(row for row in self.rows if row.name == name)
+        for row in self.rows:
+            if row.name == name:
+                return row
+        there = ", ".join(row.name for row in self.rows)
+        raise KeyError(f"no gradient {name!r} in the table; it has {there or 'none'}")
 
     def _cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         header: tuple[str, ...] = ("name", "shape", "", "‖weight‖", "‖gradient‖", "ratio", "zeros", "not finite")
@@ -93,7 +97,7 @@ def _measures(weight: Any, grad: Any) -> tuple[float, ...]:
     wide = jnp.promote_types(jnp.result_type(grad), jnp.float32)
     w, g = (np.asarray(jnp.asarray(x, wide)).reshape(-1) for x in (weight, grad))
     finite = np.isfinite(g)
-    norm_w, norm_g = float(np.linalg.norm(w)), float(np.linalg.norm(g[finite]))
+    norm_w, norm_g = float(np.linalg.norm(w[np.isfinite(w)])), float(np.linalg.norm(g[finite]))
     ratio = norm_g / norm_w if norm_w else (float("inf") if norm_g else 0.0)
     size = max(g.size, 1)
     return norm_w, norm_g, ratio, float(np.sum(g == 0)) / size, float(np.sum(~finite)) / size

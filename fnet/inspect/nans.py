@@ -12,6 +12,7 @@ import numpy as np
 
 from fnet import tree
 from fnet.autograd.jaxprs import is_backward, is_differentiated, part_of
+from fnet.functional.reduction import or_nan
 from fnet.inspect.interpreter import Event, Interpreter, Value, not_finite
 
 
@@ -45,6 +46,11 @@ class Fault:
             lines = [f"{self.kind} was made by {self.operation} in {where}, in {phase}{loops}"]
             lines += [f"  at {self.source}"] if self.source else []
             lines += [f"  given {text}" for text in self.inputs]
+            if self.source.partition(", called at ")[0].endswith(f" in {or_nan.__name__}"):
+                lines.append(
+                    "  (fnet's own mark, under jit, of a label, target or length out of range: call the loss, or the "
+                    "model, without jit, and it says which)"
+                )
         if self.cause is not None:
             lines += ["  its infinity came from this:", *("  " + line for line in str(self.cause).splitlines())]
             if self.operation == "mul":
