@@ -69,6 +69,8 @@ def test_replay_gives_the_run_the_batch_and_the_key(tmp_path: Path):
         inspect.replay(run, loader, None, 2)
     with pytest.raises(TypeError, match="takes Checkpoints, the file of one, or a run, got int"):
         inspect.replay(3, loader, step, 2)
+    with pytest.raises(TypeError, match=r"replay takes a loader with batch\(step\), got list"):
+        inspect.replay(run, [], step, 2)
 
 
 def test_lr_finder_stops_at_divergence_and_suggests_a_rate_that_learns():
@@ -77,6 +79,10 @@ def test_lr_finder_stops_at_divergence_and_suggests_a_rate_that_learns():
     assert len(found.rates) < 80 and found.rates[0] == 1e-4 and found.smoothed[-1] > 4 * found.smoothed.min()
     assert found.suggestion is not None and 1e-2 < found.suggestion < 10 and "try" in repr(found)
     assert int(run.step) == 0 and not run.params["0"]["weight"].is_deleted()
+    broken = run._replace(params=jax.tree.map(lambda p: p * jnp.nan, run.params))
+    assert "NaN from the first step" in repr(inspect.lr_finder(step, broken, loader))
+    with pytest.raises(TypeError, match=r"lr_finder takes a loader with batch\(step\), got list"):
+        inspect.lr_finder(step, run, [])
     scheduled = trained(optim.sgd(optim.cosine(0.1, steps=9)))
     with pytest.raises(ValueError, match="follows a schedule"):
         inspect.lr_finder(*scheduled)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from fnet import optim
+from fnet.inspect.replays import check_loader
 
 
 class RateTest(NamedTuple):
@@ -22,7 +23,9 @@ class RateTest(NamedTuple):
     suggestion: float | None
 
     def __repr__(self) -> str:
-        best = int(np.nanargmin(self.smoothed)) if len(self.smoothed) else 0
+        if np.isnan(self.smoothed).all():
+            return f"<RateTest of {len(self.steps)} steps: no suggestion; the loss is NaN from the first step on>"
+        best = int(np.nanargmin(self.smoothed))
         found = "no suggestion" if self.suggestion is None else f"try {self.suggestion:.2g}"
         return f"<RateTest of {len(self.steps)} steps: {found}; the loss is lowest at {self.rates[best]:.2g}>"
 
@@ -61,6 +64,7 @@ def lr_finder(
         raise ValueError(f"lr_finder needs 0 < lowest < highest and 2 steps, got {lowest}, {highest}, {steps}")
     if not 0 <= smoothing < 1:
         raise ValueError(f"lr_finder: smoothing is in [0, 1), got {smoothing}")
+    check_loader(loader, "lr_finder")
     options = {} if group is None else {"group": group}
     run = jax.tree.map(jax.numpy.copy, run)  # a step that donates would take the caller's
     begin, average, best = int(run.step), 0.0, math.inf

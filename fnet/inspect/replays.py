@@ -38,6 +38,7 @@ def replay(checkpoint: Any, loader: Any, step: Any, at: int | None = None, *, li
     >>> int(again.run.step), bool((again.batch[1] == loader.batch(3)[1]).all())
     (3, True)
     """
+    check_loader(loader, "replay")
     run = _run_of(checkpoint, at, like)
     start = int(run.step)
     number = start if at is None else int(at)
@@ -50,6 +51,15 @@ def replay(checkpoint: Any, loader: Any, step: Any, at: int | None = None, *, li
     for n in range(start, number):
         run, _ = step(run, loader.batch(n))
     return Replay(run, loader.batch(number), jax.random.fold_in(run.key, run.step))
+
+
+def check_loader(loader: Any, where: str) -> None:
+    """Raise TypeError where a loader cannot give the batch of a step."""
+    if not hasattr(loader, "batch"):
+        raise TypeError(
+            f"{where} takes a loader with batch(step), got {type(loader).__name__}; wrap your data: "
+            "data.DataLoader(data.ArrayDataset(x, y), batch_size=128, shuffle=True)"
+        )
 
 
 def _run_of(checkpoint: Any, at: int | None, like: Any) -> Any:
