@@ -151,6 +151,12 @@ def test_fit_errors():
         train.fit(step, run, batches, steps=1, callbacks=[lambda now, latest: run], progress=False)
     with pytest.raises(TypeError, match="metric 'eval_x' is a scalar|metric 'x' is a scalar"):
         train.fit(step, run, batches, steps=1, evaluate=lambda run: {"x": None}, progress=False)
+    with pytest.raises(TypeError, match=r"evaluate must return \{name: value\}.*got float"):
+        train.fit(step, run, batches, steps=1, evaluate=lambda run: 0.5, progress=False)
+    with pytest.raises(TypeError, match=r"a list of functions of \(run, latest\)"):
+        train.fit(step, run, batches, steps=1, callbacks=train.time_limit(hours=1), progress=False)
+    with pytest.raises(TypeError, match="a callback is a function .* got 3"):
+        train.fit(step, run, batches, steps=1, callbacks=[3], progress=False)
     with pytest.raises(TypeError, match=r"data\.DataLoader"):
         train.fit(step, run, [(X, Y)], epochs=1)
 

@@ -78,6 +78,14 @@ def test_json_lines_are_json_and_a_row_is_a_line(tmp_path: Path) -> None:
     assert (tmp_path / "b.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n', "and not for long"
 
 
+def test_the_scalars_of_a_step_go_in_as_they_are(tmp_path: Path) -> None:
+    with train.History(train.JSONLines(tmp_path / "a.jsonl")) as history:
+        history.add(1, {"loss": jnp.float32(0.5), "count": 2, "accuracy": np.float32(0.25)})
+        with pytest.raises(TypeError, match="metric 'each' is a scalar"):
+            history.add(2, {"each": jnp.ones(3)})
+    assert (tmp_path / "a.jsonl").read_text() == '{"step": 1, "loss": 0.5, "count": 2.0, "accuracy": 0.25}\n'
+
+
 def test_the_table_as_numbers_and_as_text() -> None:
     history = filled(train.History())
     table = history.to_numpy()

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from fnet.train.evaluation import scalar
 from fnet.train.sinks import CSV, JSONLines, Row, Sink
 
 FLUSH = 1.0  # seconds that rows wait for others before they go to a file
@@ -67,7 +68,8 @@ class History:
         return history
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Add measurements made after ``step`` steps."""
+        """Add measurements made after ``step`` steps: floats, or what `float` takes, as the scalars of a step."""
+        values = {name: x if type(x) is float else scalar(name, x) for name, x in values.items()}
         self._add(step, values)
         if self._sinks:
             if self._waiting and self._waiting[-1][0] == step:
@@ -75,7 +77,7 @@ class History:
                 return
             if time.monotonic() - self._flushed > FLUSH:  # whole rows only: what is split depends on no clock
                 self.flush()
-            self._waiting.append((step, dict(values)))
+            self._waiting.append((step, values))
 
     def _add(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -87,7 +87,7 @@ def fit(
         )
     history = History() if history is None else history
     history.rewind(begin)
-    callbacks = sorted(callbacks, key=lambda callback: hasattr(callback, "save"))
+    callbacks = sorted(_checked(callbacks), key=lambda callback: hasattr(callback, "save"))
     asked = [callback for callback in callbacks if hasattr(callback, "due")]
     if any(callback.over() for callback in callbacks if hasattr(callback, "over")):
         return run, history
@@ -158,6 +158,10 @@ def _record(history: History, before: int, count: int, metrics: Mapping[str, Any
 
 def _scores(scores: Mapping[str, Any]) -> dict[str, float]:
     """What of an evaluation goes into the history: its scalars."""
+    if not isinstance(scores, Mapping):
+        raise TypeError(
+            f"fit: evaluate must return {{name: value}}, as train.evaluate does, got {type(scores).__name__}"
+        )
     return {f"eval_{name}": scalar(f"eval_{name}", value) for name, value in scores.items() if np.ndim(value) == 0}
 
 
@@ -210,6 +214,16 @@ def _check(every: Any, evaluate: Any, history: Any, steps_per_call: Any) -> None
         )
     if history is not None and not isinstance(history, History):
         raise TypeError(f"fit: history is a train.History, as train.History(train.JSONLines(path)), got {history!r}")
+
+
+def _checked(callbacks: Any) -> list[Callback]:
+    if callable(callbacks) or not isinstance(callbacks, Iterable):
+        raise TypeError(f"fit: callbacks is a list of functions of (run, latest), got {callbacks!r}")
+    callbacks = list(callbacks)
+    for callback in callbacks:
+        if not callable(callback):
+            raise TypeError(f"fit: a callback is a function of (run, latest), got {callback!r}")
+    return callbacks
 
 
 def _steps_per_epoch(loader: Any) -> int:
