@@ -86,11 +86,11 @@ def _hint(name: str, before: Any, now: Any) -> str:
 
 def _layout(kind: Any) -> str:
     """``on the mesh (data=2, model=4)``, with the axes that are explicit and what they split."""
-    sharding = getattr(kind, "sharding", None)
+    sharding: Any = getattr(kind, "sharding", None)
     mesh = getattr(sharding, "mesh", None)
     if mesh is None or mesh.empty:
         return "on no mesh"
-    types = [" explicit" if kind == jax.sharding.AxisType.Explicit else "" for kind in mesh.axis_types]
+    types = [" explicit" if each == jax.sharding.AxisType.Explicit else "" for each in mesh.axis_types]
     axes = ", ".join(f"{name}={size}{which}" for (name, size), which in zip(mesh.shape.items(), types, strict=True))
     split = [axis for axis in sharding.spec if axis is not None]
     return f"on the mesh ({axes})" + (f" split by {sharding.spec}" if split else "")
