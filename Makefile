@@ -24,7 +24,7 @@ quickstart: $(VENV)/installed-plot
 test: $(VENV)/installed-$(EXTRAS)
 	$(PY) -m pytest $(PYTEST_ARGS)
 
-doctest: $(VENV)/installed-test,plot,image,oracle
+doctest: $(VENV)/installed-test,plot,image,export,oracle
 	$(PY) -m pytest --doctest-modules fnet $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-lint
