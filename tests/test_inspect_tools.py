@@ -168,5 +168,7 @@ def test_graph_of_an_mlp_and_its_gradient():
     assert "fc1, backward" in text and "float32[4, 8]" in text and len(found) < 45
     dot = found.dot()
     assert dot.startswith("digraph {") and 'label="fc1"' in dot and dot.count("->") == sum(len(n.inputs) for n in found)
+    printing = autograd.graph(lambda x: (jax.debug.print("{}", x), x + 1)[1], 1.0)
+    assert [node.label for node in printing] == ["0", "add", "result"]
     loop = autograd.graph(lambda x: jax.lax.scan(lambda c, _: (c * 2, None), x, None, length=3)[0], 1.0)
     assert [node.label for node in loop] == ["0", "scan of 3 steps (1 operations)", "result"]

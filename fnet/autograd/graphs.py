@@ -123,6 +123,8 @@ class _Builder:
             return None if isinstance(var, Literal) else values[var]
 
         for eqn in jaxpr.jaxpr.eqns:
+            if not eqn.outvars:
+                continue  # a jax.debug.print: nothing flows from it
             given, stack = [read(var) for var in eqn.invars], name_stack(eqn, outer)
             if (function := called(eqn)) is not None:
                 values.update(zip(eqn.outvars, self.enter(function, given, stack), strict=True))
