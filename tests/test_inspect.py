@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import pytest
 from layers import Counter, mlp
 
 import fnet
@@ -36,6 +37,11 @@ def test_summary_shows_shared_parts_and_takes_any_input():
     model = nn.Model(twice, fc=nn.Linear(4))
     found = fnet.summary(model, {"x": jnp.ones((2, 4))}, 3.0)
     assert [row.calls for row in found.rows] == [2] and "fc ×2" in str(found) and found.parameters == 20
+
+
+def test_summary_of_a_shape_says_what_to_give():
+    with pytest.raises(TypeError, match=r"summary takes inputs.*not shapes: jax\.ShapeDtypeStruct\(\(4, 8\), "):
+        fnet.summary(nn.Linear(2), (4, 8))
 
 
 def test_summary_takes_no_memory_and_leaves():

@@ -15,6 +15,7 @@ from fnet.autograd.jaxprs import called, name_stack, part_of, subjaxprs
 from fnet.inspect.flops import flops_by_part, trace
 from fnet.inspect.table import amount, size_text, table_html, table_text
 from fnet.nn.core.frame import shape_text
+from fnet.nn.core.layer import refuse_shapes
 from fnet.nn.core.param import Param, Spec, flat_specs, stand_ins
 from fnet.nn.core.surgery import rebuild, walk_parts
 from fnet.nn.core.values import text
@@ -114,6 +115,7 @@ def summary(model: Any, *inputs: Any, train: bool = False, **kwargs: Any) -> Sum
     """
     if not is_layer(model):
         return _of_function(model, inputs, kwargs)
+    refuse_shapes(inputs, "summary")
     flat = flat_specs(specs_of(model, inputs, kwargs, train))
     calls: dict[str, Row] = {}
     probed = rebuild(model, "", lambda path, part: Probe(part, path, calls) if is_layer(part) else part)

@@ -86,10 +86,7 @@ class Layer(ABC):
         ((5, 3), {})
         """
         check_key(key, "init")
-        for given in inputs:
-            if isinstance(given, tuple | list) and given and all(isinstance(size, int) for size in given):
-                example = f'jax.ShapeDtypeStruct({tuple(given)}, "float32")'
-                raise TypeError(f"init takes inputs, or stand-ins for them, not shapes: {example}")
+        refuse_shapes(inputs, "init")
         specs = flat_specs(specs_of(self, inputs, kwargs, train))
         chosen = _overrides(specs, dict(init or {}))
         params: Tree = {}
@@ -182,6 +179,14 @@ class Layer(ABC):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
         return self
+
+
+def refuse_shapes(inputs: tuple[Any, ...], where: str) -> None:
+    """Raise TypeError where an input is a shape, with the stand-in that is meant."""
+    for given in inputs:
+        if isinstance(given, tuple | list) and given and all(isinstance(size, int) for size in given):
+            example = f'jax.ShapeDtypeStruct({tuple(given)}, "float32")'
+            raise TypeError(f"{where} takes inputs, or stand-ins for them, not shapes: {example}")
 
 
 def _overrides(specs: Mapping[str, Param], rules: Mapping[Selector, Initializer]) -> dict[str, Initializer]:
