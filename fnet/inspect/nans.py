@@ -160,7 +160,7 @@ def _of_event(events: list[Event], number: int, results: tuple[str, ...] = ()) -
 def _range(array: Any) -> str:
     """``float32[8, 4] from -1.5 to 3``, of its finite values, with how many are not."""
     values = np.asarray(array) if not jnp.issubdtype(jnp.result_type(array), jax.dtypes.extended) else np.zeros(0)
-    title = f"{values.dtype}{list(values.shape)}"
+    title = f"{jnp.result_type(array)}{list(np.shape(array))}"  # as JAX takes it: float32 of a Python float
     if not values.size:
         return title
     as_floats = values.astype(np.float64) if values.dtype.kind != "c" else np.abs(values)
