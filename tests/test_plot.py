@@ -45,6 +45,8 @@ def test_history_puts_evaluation_beside_training():
     assert len(plot.history(measured, ["loss"]).axes) == 1
     with pytest.raises(ValueError, match="empty"):
         plot.history(train.History())
+    with pytest.raises(TypeError, match="takes a train.History, got dict"):
+        plot.history({"loss": [1.0]})
 
 
 def test_a_confusion_matrix_shows_its_counts_or_shares():
@@ -86,6 +88,9 @@ def test_histograms_count_each_leaf_at_each_step():
     assert plot.histograms({0: {"w": np.zeros(3)}})._repr_png_()
     with pytest.raises(ValueError, match="at least one step"):
         plot.histograms({})
+    for mistaken in ({"w": np.zeros(3)}, [{"w": np.zeros(3)}]):
+        with pytest.raises(TypeError, match=r"of one tree, give \{0: params\}"):
+            plot.histograms(mistaken)
 
 
 def test_samples_are_a_row_for_each_step():
@@ -130,3 +135,6 @@ def test_graph_draws_every_node_and_refuses_what_no_page_shows():
     assert heights == [0, -1, -2, -3] and len(axes.lines) == 4
     with pytest.raises(ValueError, match="from 1 to 400 nodes, got 500"):
         plot.graph(found.nodes[:1] * 500)
+    for mistaken in (jnp.tanh, [1.0]):
+        with pytest.raises(TypeError, match=r"takes what autograd\.graph\(f, \*args\) found"):
+            plot.graph(mistaken)

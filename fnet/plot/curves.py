@@ -22,6 +22,8 @@ def history(history: Any, names: Sequence[str] | None = None) -> Figure:
     >>> [axes.get_ylabel() for axes in plot.history(measured).axes]
     ['loss']
     """
+    if not hasattr(history, "names"):
+        raise TypeError(f"plot.history takes a train.History, got {type(history).__name__}")
     for name in names or ():
         history[name]  # raises KeyError naming those that there are
     panels = list(dict.fromkeys(name.removeprefix("eval_") for name in (names or history.names)))

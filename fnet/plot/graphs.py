@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from fnet.autograd.graphs import Node
 from fnet.plot.canvas import canvas
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ def graph(graph: Any) -> Figure:
     >>> len(plot.graph(found).axes[0].texts) == len(found)
     True
     """
-    nodes = tuple(graph)
+    nodes = tuple(graph) if isinstance(graph, Iterable) else (graph,)
+    if not all(isinstance(node, Node) for node in nodes):
+        raise TypeError(f"plot.graph takes what autograd.graph(f, *args) found, got {type(graph).__name__}")
     if not nodes or len(nodes) > LIMIT:
         raise ValueError(
             f"plot.graph draws from 1 to {LIMIT} nodes, got {len(nodes)}; graph.dot() is the text for Graphviz"

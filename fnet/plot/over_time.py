@@ -29,6 +29,8 @@ def histograms(trees: Mapping[int, Any], selector: Any = "*", *, bins: int = 60)
     >>> [axes.get_title() for axes in figure.axes]
     ['fc.weight']
     """
+    if not isinstance(trees, Mapping) or not all(isinstance(step, int | np.integer) for step in trees):
+        raise TypeError("plot.histograms takes trees by step, {step: tree}; of one tree, give {0: params}")
     if not trees:
         raise ValueError("plot.histograms takes {step: tree} with at least one step, got none")
     steps = sorted(trees)
