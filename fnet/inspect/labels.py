@@ -16,7 +16,8 @@ class Mislabelled(NamedTuple):
     scores: np.ndarray
 
     def __repr__(self) -> str:
-        lines = [f"{len(self.examples)} labels are likely to be wrong"]
+        count = len(self.examples)
+        lines = [f"{count} label{' is' if count == 1 else 's are'} likely to be wrong"]
         for row in list(zip(*self, strict=True))[:10]:
             lines.append("  example {}: {} is likelier {} (score {:.2f})".format(*row))
         return "\n".join(lines + (["  …"] if len(self.examples) > 10 else []))
@@ -33,7 +34,7 @@ def mislabelled(probabilities: Any, labels: Any) -> Mislabelled:
 
     >>> p = [[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.95, 0.05]]
     >>> mislabelled(p, [0, 0, 1, 1, 1])
-    1 labels are likely to be wrong
+    1 label is likely to be wrong
       example 4: 1 is likelier 0 (score -0.90)
     """
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels)
