@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fnet import data
 from fnet.data import ArrayDataset, Cache, DataLoader, Map, collate
 
 Pair = namedtuple("Pair", ["image", "label"])
@@ -175,6 +176,11 @@ def test_samples_that_do_not_fit_are_named():
         (lambda: DataLoader(iter([1, 2])), TypeError, "__len__ and __getitem__.*list_iterator lacks one"),
         (lambda: DataLoader((np.zeros(3), np.zeros(3))), TypeError, r"got a tuple.*ArrayDataset\(images, labels\)"),
         (lambda: DataLoader({"x": np.zeros(3)}), TypeError, "got a dict.*ArrayDataset"),
+        (lambda: DataLoader([1], num_workers=4), TypeError, "no num_workers; in its place is processes=4 .* threads=4"),
+        (lambda: DataLoader([1], pin_memory=True), TypeError, "no pin_memory; in its place is nothing.*to_device"),
+        (lambda: DataLoader([1], batchsize=4), TypeError, "unexpected keyword argument 'batchsize'"),
+        (lambda: data.TensorDataset, AttributeError, r"data.TensorDataset is data.ArrayDataset\(images, labels\) in fnet"),
+        (lambda: data.Nothing, AttributeError, "module 'fnet.data' has no 'Nothing'"),
         (lambda: DataLoader([1], batch_size=0), ValueError, "batch_size must be at least 1, got 0"),
         (lambda: DataLoader([1], batch_size=2.0), TypeError, "batch_size must be an integer, got float 2.0"),
         (lambda: DataLoader([1], last="dorp"), ValueError, """last must be "keep", "drop" or "pad", got 'dorp'"""),

@@ -10,6 +10,8 @@
 - named sets: digits(), mnist(), cifar10(), tiny_shakespeare(), …; each gives (train, test)
 """
 
+from typing import Any
+
 from . import transforms
 from .datasets import ArrayDataset
 from .download import DownloadError
@@ -95,3 +97,11 @@ __all__ = [
     "to_device",
     "transforms",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    from .pytorch import NAMES
+
+    if name in NAMES:
+        raise AttributeError(f"data.{name} is data.{NAMES[name]} in fnet")
+    raise AttributeError(f"module 'fnet.data' has no {name!r}")

@@ -15,11 +15,13 @@ import numpy as np
 from .batches import Batches, Worker
 from .orders import BlockCache, Order, Sequential, Shuffle, check_seed
 from .prefetch import Prefetch
+from .pytorch import LOADER, refuses
 from .reading import Reader, check_dataset, collated
 from .rng import Rng, Rngs
 from .structure import outline
 
 
+@refuses(LOADER)
 @dataclass(frozen=True, eq=False)
 class DataLoader:
     """Cut a dataset into batches, each a pure function of (seed, step): to resume, only the step is needed.
