@@ -179,7 +179,7 @@ def test_samples_that_do_not_fit_are_named():
         (lambda: DataLoader([1], num_workers=4), TypeError, "no num_workers; in its place is processes=4 .* threads=4"),
         (lambda: DataLoader([1], pin_memory=True), TypeError, "no pin_memory; in its place is nothing.*to_device"),
         (lambda: DataLoader([1], batchsize=4), TypeError, "unexpected keyword argument 'batchsize'"),
-        (lambda: data.TensorDataset, AttributeError, r"data.TensorDataset is data.ArrayDataset\(images, labels\) in fnet"),
+        (lambda: data.TensorDataset, AttributeError, "TensorDataset is data.ArrayDataset"),
         (lambda: data.Nothing, AttributeError, "module 'fnet.data' has no 'Nothing'"),
         (lambda: DataLoader([1], batch_size=0), ValueError, "batch_size must be at least 1, got 0"),
         (lambda: DataLoader([1], batch_size=2.0), TypeError, "batch_size must be an integer, got float 2.0"),

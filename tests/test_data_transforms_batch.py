@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from fnet.data import Rng, Rngs, transforms
+from fnet.data import ArrayDataset, Cache, DataLoader, Map, Rng, Rngs, transforms
 from fnet.data.transforms import (
     AugMix,
     AutoAugment,
@@ -142,6 +142,7 @@ def test_numbers_never_change(t, digest):
 
 @pytest.mark.parametrize("t", [t for t, _ in RANDOM], ids=lambda t: repr(t)[:60])
 def test_random_ones_draw_the_same_count_always_and_say_so_without_numbers(t):
+    assert t.random and OnSample(t).random
     with pytest.raises(MissingRng, match=r"called without .* rng=fnet.data.Rng\(seed\).*Map\(dataset, OnSample"):
         t(images("uint8")[0])
     if isinstance(t, (RandomApply, RandomChoice, RandomOrder, Compose)):
@@ -152,6 +153,16 @@ def test_random_ones_draw_the_same_count_always_and_say_so_without_numbers(t):
         t(image, rng)
         counts.add(rng.count)
     assert len(counts) == 1 and counts != {0}
+
+
+def test_fixed_ones_are_not_random_and_may_be_cached():
+    fixed = [*FIXED, Normalize(0.5, 0.2), OneHot(4), Compose([ToFloat(), Normalize(0.5, 0.2)])]
+    assert not any(t.random or OnSample(t, OneHot(4)).random for t in fixed)
+    assert Lambda(brighten).random and OnSample(None, brighten).random
+    small = Map(ArrayDataset(images("uint8"), np.arange(6)), OnSample(Resize(9)))
+    assert DataLoader(Cache(small), 6).batch(0)[0].tobytes() == Resize(9).batch(images("uint8")).tobytes()
+    with pytest.raises(ValueError, match="one draw of a random dataset"):
+        Cache(Map(small, OnSample(RandomCrop(4))))
 
 
 def test_every_transform_is_tested_here():
@@ -220,6 +231,6 @@ def test_what_pytorch_calls_otherwise_is_said():
     with pytest.raises(AttributeError, match="no 'Nothing'"):
         transforms.Nothing  # noqa: B018
     sample = (np.zeros((2, 3, 1), np.uint8), 1)
-    for t in (transforms.Pad(1), transforms.Compose([transforms.Pad(1)])):
+    for t in (Pad(1), Compose([Pad(1)]), ToFloat(), Normalize(0.5, 0.5)):
         with pytest.raises(TypeError, match=r"got a tuple.*Map\(dataset, OnSample\(transform\)\)"):
             t(sample)

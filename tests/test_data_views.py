@@ -27,6 +27,7 @@ from fnet.data import (
     random_split,
     to_device,
 )
+from fnet.data.transforms import OnSample, RandomInvert
 
 
 def test_views_contain_what_they_say():
@@ -60,6 +61,18 @@ def test_splits_and_folds_cover_everything_once():
         assert sorted([*train, *test]) == list(range(10)) and len(test) in (3, 4)
         held += list(test)
     assert sorted(held) == list(range(10))
+
+
+def test_class_names_go_along_with_the_samples():
+    named = ArrayDataset(np.zeros((6, 4, 4, 1), np.uint8), np.arange(6) % 2, classes=("cat", "dog"))
+    other = ArrayDataset(np.zeros((6, 4, 4, 1), np.uint8), np.arange(6) % 2, classes=("dog", "cat"))
+    ink = OnSample(RandomInvert())
+    same = [Subset(named, [1]), *random_split(named, [0.5, 0.5]), Cache(named), Concat(named, named), Map(named, ink)]
+    for view in [*same, MapBatch(named, ink.batch), Filter(named, lambda sample: sample[1] == 1, progress=False)]:
+        assert view.classes == ("cat", "dog"), view
+    relabelled = Map(named, OnSample(None, lambda label: 1 - label))
+    for view in (Concat(named, other), Zip(named, named), relabelled, Map(named, lambda s: s), Subset(range(3), [1])):
+        assert view.classes is None, view
 
 
 def test_maps_name_the_function_and_the_sample():
@@ -236,6 +249,7 @@ def test_to_device_gives_each_batch_its_own_memory_and_says_what_cannot_go():
         (lambda: Filter([1, 2], lambda x: x > 2, progress=False), ValueError, "none of the 2 samples"),
         (lambda: random_split(range(4), [0.5, 0.4]), ValueError, "add up"),
         (lambda: random_split(range(4), [4, 0]), ValueError, "a part is empty"),
+        (lambda: random_split(range(4), 0.5), TypeError, r"sizes of all parts, as \[0.8, 0.2\].*; got 0.5"),
         (lambda: k_fold(range(4), 5), ValueError, "between 2 and .* 4; got 5"),
         (lambda: Map([1], 3), TypeError, "Map takes a function of a sample, got int 3"),
         (lambda: TokenWindows([1, 2, 3], 3), ValueError, "need 4 tokens, and there are 3"),

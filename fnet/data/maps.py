@@ -14,6 +14,8 @@ import numpy as np
 from .reading import check_index, check_indices
 from .rng import Rng, Rngs
 from .structure import as_leaf, collate, leaves, map_leaves, outline, signature
+from .transforms.base import Transform
+from .transforms.compose import OnSample
 from .views import View
 
 
@@ -36,10 +38,14 @@ class Map(View):
         super().__init__(dataset)
         self.dataset, self.fn = dataset, fn
         self._takes_rng = _takes_rng(fn)
-        self.random, self.vectorised, self.instant = self.random or self._takes_rng, False, False
+        self.random, self.vectorised, self.instant = self.random or _draws(fn), False, False
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    @property
+    def classes(self) -> Any:
+        return super().classes if _keeps_labels(self.fn) else None
 
     def __getitem__(self, index: int) -> Any:
         return self.get(index, Rng(0, 0, index) if self.random else None)
@@ -73,10 +79,14 @@ class MapBatch(View):
         super().__init__(dataset)
         self.dataset, self.fn = dataset, fn
         self._takes_rng = _takes_rng(fn)
-        self.random, self.vectorised, self.instant = self.random or self._takes_rng, True, False
+        self.random, self.vectorised, self.instant = self.random or _draws(fn), True, False
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    @property
+    def classes(self) -> Any:
+        return super().classes if _keeps_labels(self.fn) else None
 
     def __getitem__(self, index: int) -> Any:
         return self.get(index, None)
@@ -222,6 +232,18 @@ def _takes_rng(fn: Callable[..., Any]) -> bool:
         return "rng" in inspect.signature(fn).parameters
     except (TypeError, ValueError):  # written in C, without a word about its parameters
         return False
+
+
+def _keeps_labels(fn: Any) -> bool:
+    """Whether labels are known to stay what they are: a function of a whole sample may change them."""
+    transform = getattr(fn, "__self__", fn)
+    return isinstance(transform, OnSample) and transform.target_transform is None
+
+
+def _draws(fn: Any) -> bool:
+    """Whether it may draw the random numbers that it takes: a transform says so, itself or for its `batch`."""
+    transform = getattr(fn, "__self__", fn)
+    return _takes_rng(fn) and (not isinstance(transform, Transform) or transform.random)
 
 
 def _name_of(fn: Any) -> str:

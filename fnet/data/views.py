@@ -31,6 +31,12 @@ class View:
     def __getitem__(self, index: int) -> Any:
         return self.get(index, None)
 
+    @property
+    def classes(self) -> Any:
+        """The names of the classes by label, where all parts have the same ones; else None."""
+        names, *others = [getattr(part.dataset, "classes", None) for part in self._parts]
+        return names if all(other == names for other in others) else None
+
     def get(self, index: int, rng: Rng | None) -> Any:
         """Read sample `index`, at random where a part is."""
         raise NotImplementedError
@@ -113,6 +119,8 @@ class Zip(View):
     (1, 'b')
     """
 
+    classes = None  # a sample is a tuple of samples
+
     def __init__(self, *datasets: Any) -> None:
         if not datasets:
             raise ValueError("Zip needs at least one dataset")
@@ -179,13 +187,15 @@ def random_split(dataset: Any, sizes: Sequence[int | float], seed: int = 0) -> l
         seed: equal seeds give equal parts on every machine.
 
     Raises:
-        ValueError: the sizes do not add up, or a part would be empty.
+        TypeError, ValueError: the sizes are no list of numbers or do not add up, or a part would be empty.
 
     >>> train, test = random_split(range(10), [0.8, 0.2], seed=1)
     >>> len(train), sorted([*train, *test]) == list(range(10))
     (8, True)
     """
     n = check_dataset(dataset, "random_split")
+    if isinstance(sizes, (int, float)):
+        raise TypeError(f"random_split takes the sizes of all parts, as [0.8, 0.2] or [{n - 1}, 1]; got {sizes!r}")
     counts: list[Any] = list(sizes)
     if all(isinstance(size, float) for size in counts) and math.isclose(sum(counts), 1.0):
         counts = [math.floor(n * size) for size in counts]

@@ -60,8 +60,8 @@ class _Images:
 
     @property
     def random(self) -> bool:
-        """Whether samples may need random numbers; DataLoader asks."""
-        return self._change != OnSample()
+        """Whether a transform draws random numbers; DataLoader asks."""
+        return self._change.random
 
     def __len__(self) -> int:
         return len(self.paths)

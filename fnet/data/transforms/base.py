@@ -15,6 +15,9 @@ class MissingRng(ValueError):
     """Raised by a random transform that was called without random numbers."""
 
 
+_MAY_DRAW = ("draw", "along", "batch", "__call__")  # the methods that are given random numbers
+
+
 class Transform:
     """A function of an image and of random numbers, as a frozen value: equal settings are equal, and pickle.
 
@@ -40,6 +43,11 @@ class Transform:
     >>> RandomGain()(np.ones((1, 1, 1)), Rng(0)).round(2).item()
     0.78
     """
+
+    @property
+    def random(self) -> bool:
+        """Whether it may draw random numbers; datasets ask. A transform that defines `apply` alone does not."""
+        return any(getattr(type(self), name) is not getattr(Transform, name) for name in _MAY_DRAW)
 
     def draw(self, shape: tuple[int, ...], rng: Any) -> Any:
         """Draw what `apply` needs for an image of this shape; always as many numbers for the same settings."""
@@ -107,11 +115,7 @@ def streams(rngs: Rngs | None, n: int) -> Any:
 
 def as_image(image: Any, who: Any) -> np.ndarray:
     """Read a PIL image or an array as (height, width, channels), or say what is wrong with it."""
-    if isinstance(image, (tuple, Mapping)):
-        raise TypeError(
-            f"{who}: takes one image, got a {type(image).__name__}, as samples are: OnSample(transform) changes the "
-            "image of a sample, as in fnet.data.Map(dataset, OnSample(transform))"
-        )
+    refuse_sample(image, who)
     if not isinstance(image, np.ndarray):
         array = np.asarray(image)
         if array.ndim == 2 and hasattr(image, "getbands"):  # a grey PIL image
@@ -123,6 +127,15 @@ def as_image(image: Any, who: Any) -> np.ndarray:
     if image.dtype != np.uint8 and image.dtype.kind != "f":
         raise TypeError(f"{who}: takes uint8 images of 0 to 255 or floats, got {signature(image)}")
     return image
+
+
+def refuse_sample(image: Any, who: Any) -> None:
+    """Raise TypeError where a whole sample is given for its image."""
+    if isinstance(image, (tuple, Mapping)):
+        raise TypeError(
+            f"{who}: takes one image, got a {type(image).__name__}, as samples are: OnSample(transform) changes the "
+            "image of a sample, as in fnet.data.Map(dataset, OnSample(transform))"
+        )
 
 
 def choose(u: Any, low: Any, high: Any) -> Any:

@@ -28,6 +28,10 @@ class Lambda(Transform):
     fn: Callable[..., Any]
     _takes_rng: bool = field(init=False, repr=False, compare=False)
 
+    @property
+    def random(self) -> bool:
+        return self._takes_rng
+
     def __post_init__(self) -> None:
         if not callable(self.fn):
             raise TypeError(f"a transform is a function of an image, got {type(self.fn).__name__} {self.fn!r}")
@@ -75,6 +79,10 @@ class Compose(Transform):
 
     def __post_init__(self) -> None:
         fix(self, transforms=_several(self.transforms, "Compose"))
+
+    @property
+    def random(self) -> bool:
+        return any(transform.random for transform in self.transforms)
 
     def along(self, image: Any, masks: Sequence[np.ndarray], rng: Any = None) -> tuple[Any, tuple]:
         moved = tuple(masks)
@@ -216,6 +224,10 @@ class OnSample(Transform):
             value = getattr(self, name)
             fix(self, **{name: value if value is None else as_transform(value)})
         fix(self, masks=tuple(self.masks))
+
+    @property
+    def random(self) -> bool:
+        return any(t is not None and t.random for t in (self.transform, self.target_transform))
 
     def __call__(self, sample: Any, rng: Any = None) -> Any:
         mapping = isinstance(sample, Mapping)

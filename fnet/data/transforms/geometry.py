@@ -31,6 +31,7 @@ class Resize(Transform):
     size: int | tuple[int, int]
     interpolation: str = "bilinear"
     max_size: int | None = None
+    random = False  # its draw computes the size
 
     def __post_init__(self) -> None:
         pair = pair_of(self.size, "size", "Resize")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import Transform, as_image, fix
+from .base import Transform, as_image, fix, refuse_sample
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class ToImage(Transform):
     >>> ToImage()(np.zeros((4, 5), np.uint8)).shape
     (4, 5, 1)
     """
+
+    random = False
 
     def __call__(self, image: Any, rng: Any = None) -> np.ndarray:
         array = np.asarray(image)
@@ -38,7 +40,10 @@ class ToFloat(Transform):
     array([0. , 0.2, 1. ], dtype=float32)
     """
 
+    random = False
+
     def __call__(self, x: Any, rng: Any = None) -> Any:
+        refuse_sample(x, self)
         if x.dtype == np.uint8:
             return x / np.float32(255)
         if np.issubdtype(x.dtype, np.floating) or x.dtype.name == "bfloat16":
@@ -96,6 +101,7 @@ class Normalize(Transform):
 
     mean: float | tuple[float, ...]
     std: float | tuple[float, ...]
+    random = False
 
     def __post_init__(self) -> None:
         mean, std = (tuple(np.atleast_1d(v).astype(float).tolist()) for v in (self.mean, self.std))
@@ -106,6 +112,7 @@ class Normalize(Transform):
             raise ValueError(f"Normalize: std must be positive, got {std}")
 
     def __call__(self, image: Any, rng: Any = None) -> Any:
+        refuse_sample(image, self)
         if not hasattr(image, "dtype") or (image.dtype.kind != "f" and image.dtype.name != "bfloat16"):
             raise TypeError(
                 f"Normalize takes floats, got {getattr(image, 'dtype', type(image).__name__)}: put ToFloat() before it"
@@ -177,6 +184,7 @@ class OneHot(Transform):
     """
 
     num_classes: int
+    random = False
 
     def __post_init__(self) -> None:
         if operator.index(self.num_classes) < 1:
