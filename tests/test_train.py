@@ -203,8 +203,27 @@ def test_evaluate_is_exact_over_uneven_and_padded_batches():
                 assert scores[name] == pytest.approx(float(value), rel=1e-5), (last, size)
                 assert type(scores[name]) is float
     assert train.evaluate(loss, run, [(X, Y)])["loss"] == pytest.approx(float(expected["loss"]), rel=1e-5)
+    nothing = (X, Y, np.zeros(len(X), bool))
+    assert train.evaluate(loss, run, [nothing, (X, Y, np.ones(len(X), bool))])["loss"] == train.evaluate(
+        loss, run, [(X, Y, np.ones(len(X), bool))]
+    )["loss"]
+    with pytest.raises(ValueError, match="the masks of all batches are False everywhere"):
+        train.evaluate(loss, run, [nothing, nothing])
     with pytest.raises(ValueError, match="no batches"):
         train.evaluate(loss, run, [])
+
+
+def test_what_is_given_for_another_thing_is_named():
+    model, loss, step, loader, run = setup()
+    for call, message in (
+        (lambda: step(run.params, (X, Y)), "step takes the whole run, as train.start gives it, got dict"),
+        (lambda: train.evaluate(loss, run, loader.dataset), r"got ArrayDataset; .* data.DataLoader\(dataset"),
+        (lambda: train.predict(model, run, loader), r"inputs and not a DataLoader; .* for x, \*_ in loader.epoch\(0\)"),
+        (lambda: optim.set_hyper(run, lr=0.1), "set_hyper takes the state of .*got TrainState.*run.opt_state"),
+        (lambda: optim.get_hyper(run, "lr"), "get_hyper takes the state of an optimizer"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
 
 
 def test_a_label_is_not_taken_for_a_mask():

@@ -39,6 +39,11 @@ def check(owner: str, name: str, value: Any, decay: bool) -> None:
     """Raise TypeError or ValueError unless ``value`` can be the hyperparameter ``name`` of ``owner``."""
     if callable(value):
         return
+    if isinstance(value, Mapping):
+        raise TypeError(
+            f"{owner}: {name} is a float or a schedule, got a dict: an optimizer here holds no parameters. "
+            f"opt = {owner}(1e-3), opt_state = opt.init(params)"
+        )
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(
             f"{owner}: {name} must be a float or a schedule step -> float, got {value!r} ({type(value).__name__}). "
@@ -78,7 +83,7 @@ def get_hyper(opt_state: Mapping[str, Any], name: str, group: int | str | None =
     >>> float(optim.get_hyper(opt_state, "lr"))
     0.5
     """
-    values = _of_group(opt_state["hyper"], group)
+    values = _of_group(_hyper_of(opt_state, "get_hyper"), group)
     return values[_known(name, values)]
 
 
@@ -96,7 +101,7 @@ def set_hyper(opt_state: Mapping[str, Any], group: int | str | None = None, **va
     >>> float(optim.get_hyper(opt_state, "lr"))
     0.25
     """
-    old = _of_group(opt_state["hyper"], group)
+    old = _of_group(_hyper_of(opt_state, "set_hyper"), group)
     scheduled = _scheduled_names(opt_state.get("scheduled", {}), group)
     new = dict(old)
     for name, value in values.items():
@@ -107,6 +112,15 @@ def set_hyper(opt_state: Mapping[str, Any], group: int | str | None = None, **va
             )
         new[name] = jnp.full_like(old[name], value)  # keeps dtype and placement: either would recompile the step
     return {**opt_state, "hyper": _with_group(opt_state["hyper"], group, new)}
+
+
+def _hyper_of(opt_state: Any, who: str) -> Mapping[str, Any]:
+    if not isinstance(opt_state, Mapping):
+        raise TypeError(
+            f"{who} takes the state of an optimizer, a dict, got {type(opt_state).__name__}; that of a run is "
+            "run.opt_state, and run._replace(opt_state=…) puts a new one into it"
+        )
+    return opt_state["hyper"]
 
 
 def _known(name: str, values: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from fnet import tree
 from fnet.metrics import Partial
 from fnet.train.state import TrainState
-from fnet.train.step import Loss, checked, refuse_model
+from fnet.train.step import Loss, check_run, checked, refuse_model
 
 
 def evaluate(loss: Loss, run: TrainState, batches: Any) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def evaluate(loss: Loss, run: TrainState, batches: Any) -> dict[str, Any]:
     ``(x, y, mask)``, key ``"mask"``, or what a loader with ``last="pad"`` put last), so uneven and padded batches
     give the exact mean of per-example values; the states of streaming metrics (`metrics.F1`) are merged and computed
     once, and give a float or, for a confusion matrix, an array. What a loader with ``last="drop"`` drops is not
-    counted. Raises ValueError when there are no batches.
+    counted. Raises ValueError when there are no batches, or when the masks leave no example that counts.
 
     >>> import jax, jax.numpy as jnp
     >>> from fnet import functional as F, nn, optim, train
@@ -33,7 +34,12 @@ def evaluate(loss: Loss, run: TrainState, batches: Any) -> dict[str, Any]:
     ['loss']
     """
     refuse_model(loss, "evaluate")
-    _check_run(run, "evaluate")
+    check_run(run, "evaluate")
+    if not isinstance(batches, Iterable):
+        raise TypeError(
+            f"evaluate takes a loader or batches, got {type(batches).__name__}; for a dataset give "
+            "data.DataLoader(dataset, batch_size=256)"
+        )
     padded = getattr(batches, "last", None) == "pad"
     total: Any = 0.0
     sums: dict[str, Any] = {}
@@ -46,6 +52,8 @@ def evaluate(loss: Loss, run: TrainState, batches: Any) -> dict[str, Any]:
     if not sums:
         raise ValueError("evaluate got no batches: the loader is empty")
     sums, total = jax.device_get((sums, total))
+    if not total:
+        raise ValueError("evaluate has nothing to average: the masks of all batches are False everywhere")
     means = {name: scalar(name, value / total) for name, value in sums.items()}
     return means | {name: _merged([parts[name] for parts in partials]) for name in partials[0]}
 
@@ -75,7 +83,12 @@ def predict(model: Any, run: TrainState, inputs: Any, batch_size: int = 256) -> 
     >>> train.predict(model, train.start(model, optim.sgd(0.1), jax.random.key(0), x), x).shape
     (1000, 3)
     """
-    _check_run(run, "predict")
+    check_run(run, "predict")
+    if hasattr(inputs, "epoch"):
+        raise TypeError(
+            f"predict takes inputs and not a {type(inputs).__name__}; for those of a loader "
+            "[train.predict(model, run, x) for x, *_ in loader.epoch(0)]"
+        )
     shapes = {np.shape(leaf) for leaf in jax.tree.leaves(inputs)}
     if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
         raise ValueError(f"predict needs arrays with the examples on a first axis of one length, got shapes {shapes}")
@@ -95,11 +108,6 @@ def predict(model: Any, run: TrainState, inputs: Any, batch_size: int = 256) -> 
                     f"{name!r} of shape {np.shape(leaf)}; call model.apply(run.params, run.state, inputs) instead"
                 )
     return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:count], *outputs)
-
-
-def _check_run(run: Any, where: str) -> None:
-    if not hasattr(run, "params") or not hasattr(run, "state"):
-        raise TypeError(f"{where} takes the whole run, as train.start gives it, got {type(run).__name__}")
 
 
 @partial(jax.jit, static_argnums=(0, 1))

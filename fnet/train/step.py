@@ -60,6 +60,7 @@ def make_step(
     guard = Guard(strict)
 
     def step(run: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        check_run(run, "step")
         guard(run=run, batch=batch)
         key = jax.random.fold_in(run.key, run.step)
         scale = opt.loss_scale(run.opt_state)
@@ -165,6 +166,12 @@ def refuse_model(loss: Any, where: str) -> None:
     """Raise TypeError when a model is given where its loss is meant."""
     if is_layer(loss):
         raise TypeError(f"{where} takes a loss, got a model; train.supervised(model, F.cross_entropy) makes one of it")
+
+
+def check_run(run: Any, where: str) -> None:
+    """Raise TypeError when a part of a run, such as its parameters, is given for the whole."""
+    if not hasattr(run, "params") or not hasattr(run, "state"):
+        raise TypeError(f"{where} takes the whole run, as train.start gives it, got {type(run).__name__}")
 
 
 def _rest(params: Any, trained: Any) -> Any:
