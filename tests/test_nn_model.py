@@ -392,6 +392,18 @@ def test_what_a_newcomer_types_gets_an_answer():
         make_mlp().init(KEY, (4, 2))
     with pytest.raises(TypeError, match="returned None; does it end without a return"):
         nn.Model(lambda x, fc: None, fc=nn.Linear(2)).init(KEY, X)
+    for call in (lambda: make_mlp()(X), lambda: make_mlp()(X, params), lambda: nn.Linear(3)(X)):
+        with pytest.raises(TypeError, match=r"holds no arrays, .*model\(params, x\), .*got float32\[8, 4\]"):
+            call()
+    of_model = {
+        "parameters": r"params, state = model\.init\(key, x\)",
+        "eval": "train=False is the default",
+        "fc1": r"the part is model\['fc1'\], and its parameters are params\['fc1'\]",
+        "other": "'Model' object has no attribute 'other'",
+    }
+    for name, message in of_model.items():
+        with pytest.raises(AttributeError, match=message):
+            getattr(make_mlp(), name)
     answers = {"Module": r"nn\.Model\(function", "CrossEntropyLoss": r"F\.cross_entropy", "Linaer": "Linear"}
     for name, message in answers.items():
         with pytest.raises(AttributeError, match=message):

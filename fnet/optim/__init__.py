@@ -11,6 +11,8 @@
 1
 """
 
+from typing import Any
+
 from fnet.optim.adam import adam, adamw
 from fnet.optim.adam_variants import adabelief, adamax, adopt, nadam, radam, yogi
 from fnet.optim.adaptive import adadelta, adagrad, rmsprop
@@ -70,3 +72,21 @@ __all__ = [
     "schedule_free_sgd", "set_hyper", "sgd", "shampoo", "skip_nonfinite", "slot_dtype", "slots_8bit", "soap",
     "sophia", "step_decay", "stochastic_rounding", "swa", "warmup", "warmup_stable_decay", "yogi",
 ]  # fmt: skip
+
+PYTORCH = {
+    "lr_scheduler": "a schedule in the place of the learning rate, as in optim.adam(optim.cosine(1e-3, steps=1000))",
+    "swa_utils": "optim.swa(opt, …) and optim.ema(opt, …)",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from fnet.selectors import hint
+
+    if name in PYTORCH:
+        raise AttributeError(f"optim.{name} is {PYTORCH[name]} in fnet")
+    if name.lower() in __all__:
+        raise AttributeError(
+            f"optim.{name} is optim.{name.lower()} in fnet, and holds no parameters: opt = optim.{name.lower()}(1e-3), "
+            "opt_state = opt.init(params), params, opt_state = opt.update(grads, opt_state, params)"
+        )
+    raise AttributeError(f"module 'fnet.optim' has no {name!r}; {hint(name, __all__)}")

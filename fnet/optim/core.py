@@ -15,13 +15,23 @@ An update rule is a subclass of `Rule`; what works on another optimizer is a sub
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import jax
 
 from fnet.optim.leaves import PyTree, inexact
 
 State = dict[str, Any]
+
+# What PyTorch's optimizers have and these do not, with what stands for it.
+PYTORCH = {
+    "step": "params, opt_state = opt.update(grads, opt_state, params)",
+    "zero_grad": "nothing, since jax.grad gives new gradients each time",
+    "param_groups": "optim.get_hyper(opt_state, 'lr') and optim.set_hyper(opt_state, lr=…); by name: optim.groups({…})",
+    "add_param_group": "optim.groups({selector: optimizer, …})",
+    "state_dict": "opt_state itself, a dict: fnet.save(path, opt_state)",
+    "load_state_dict": "opt_state = fnet.load(path)",
+}
 
 
 class ValueAndGrad(Protocol):
@@ -32,6 +42,13 @@ class ValueAndGrad(Protocol):
 
 class Optimizer:
     """The contract that every rule, group and wrapper keeps; all methods are pure."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in PYTORCH:
+                raise AttributeError(f"an optimizer has no {name!r} in fnet; in its place is {PYTORCH[name]}")
+            return object.__getattribute__(self, name)  # raises once more what it raised before
 
     @property
     def slots(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 
-from fnet.optim.hyper import Rate
+from fnet.optim.hyper import Rate, check
 from fnet.optim.rule import Rule
 
 
@@ -26,6 +26,7 @@ class Moments(Rule):
     decays: ClassVar[tuple[str, ...]] = ("b1", "b2")
 
     def __post_init__(self) -> None:
+        check(type(self).__name__, "lr", self.lr, decay=False)  # first, since PyTorch's first argument are parameters
         object.__setattr__(self, "betas", rates(self, "betas", self.betas, len(self.decays)))
         super().__post_init__()
 

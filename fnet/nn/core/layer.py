@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 
@@ -14,8 +14,30 @@ from fnet.nn.core.param import Initializer, NoState, Param, Spec, Tree, draw, fl
 from fnet.nn.core.render import tree_html, tree_text
 from fnet.nn.core.surgery import part_at, rebuild, walk_parts
 from fnet.nn.core.values import dataclass_text, freeze, refuse_unpicklable
-from fnet.nn.core.walk import specs_of
+from fnet.nn.core.walk import is_array, specs_of
 from fnet.selectors import Selector, first_match, match
+
+# What a torch.nn.Module has and a layer has not, with what stands for it.
+PYTORCH = {
+    "parameters": "params, of params, state = model.init(key, x)",
+    "named_parameters": "fnet.named(params)",
+    "state_dict": "params itself, a dict: fnet.save(path, params)",
+    "load_state_dict": "params = fnet.load(path); for a file of PyTorch's, io.from_torch(model, path, x)",
+    "train": "model.apply(params, state, x, key=key, train=True)",
+    "eval": "nothing: train=False is the default",
+    "zero_grad": "nothing: jax.grad gives new gradients each time",
+    "requires_grad_": 'optim.groups({"encoder.*": None, "*": opt}), which freezes by name',
+    "to": "params = fnet.to(params, device); arrays are made on the GPU where there is one",
+    "cuda": "nothing: arrays are made on the GPU where there is one; fnet.devices() says what there is",
+    "cpu": 'params = fnet.to(params, "cpu")',
+    "float": 'params = fnet.cast(params, "float32")',
+    "half": 'params = fnet.cast(params, "float16")',
+    "bfloat16": 'params = fnet.cast(params, "bfloat16")',
+    "children": "model.parts, a dict",
+    "named_children": "model.parts, a dict",
+    "register_buffer": "nn.Param(shape, init, trainable=False) in a layer's spec",
+    "register_forward_hook": "fnet.inspect.activations(model, params, state, x)",
+}
 
 
 class Layer(ABC):
@@ -115,10 +137,24 @@ class Layer(ABC):
         self, params: Tree, *inputs: Any, key: jax.Array | None = None, train: bool = False, **kwargs: Any
     ) -> Any:
         """The output alone, for a layer without state; raises TypeError for one with state."""
+        if is_array(params):
+            raise TypeError(
+                f"{type(self).__name__} holds no arrays, so its parameters come first: model(params, x), where params, "
+                f"state = model.init(key, x); got {params.dtype}{list(params.shape)} in their place"
+            )
         output, state = self.apply(params, NoState(), *inputs, key=key, train=train, **kwargs)
         if state:
             raise TypeError(NoState.message(repr(next(iter(state)))))
         return output
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in PYTORCH:
+                raise AttributeError(f"a model has no {name!r} in fnet; in its place is {PYTORCH[name]}")
+            if name in self.__dict__.get("_parts", ()):
+                raise AttributeError(f"the part is model[{name!r}], and its parameters are params[{name!r}]")
+            return object.__getattribute__(self, name)  # raises once more what it raised before
 
     @property
     def parts(self) -> dict[str, Any]:
