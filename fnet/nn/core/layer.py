@@ -137,10 +137,11 @@ class Layer(ABC):
         self, params: Tree, *inputs: Any, key: jax.Array | None = None, train: bool = False, **kwargs: Any
     ) -> Any:
         """The output alone, for a layer without state; raises TypeError for one with state."""
-        if is_array(params):
+        given: Any = params
+        if is_array(given):
             raise TypeError(
                 f"{type(self).__name__} holds no arrays, so its parameters come first: model(params, x), where params, "
-                f"state = model.init(key, x); got {params.dtype}{list(params.shape)} in their place"
+                f"state = model.init(key, x); got {given.dtype}{list(given.shape)} in their place"
             )
         output, state = self.apply(params, NoState(), *inputs, key=key, train=train, **kwargs)
         if state:
