@@ -6,10 +6,11 @@ PY     := $(VENV)/bin/python
 EXTRAS ?= test
 PYTEST_ARGS ?=
 
-.PHONY: help quickstart test test-oldest doctest lint bench docs clean
+.PHONY: help quickstart notebooks test test-oldest doctest lint bench docs clean
 
 help:
 	@echo "make quickstart   train a small model on real images, in about a minute"
+	@echo "make notebooks    open the tutorial in the browser"
 	@echo "make test         run the tests (EXTRAS=test,oracle,… adds what some of them compare with)"
 	@echo "make doctest      run the examples in docstrings"
 	@echo "make test-oldest  run the tests on the oldest jax, numpy and tqdm that pyproject.toml admits"
@@ -20,6 +21,9 @@ help:
 
 quickstart: $(VENV)/installed-plot
 	$(PY) examples/quickstart.py $(ARGS)
+
+notebooks: $(VENV)/installed-notebook,lab,plot,image,export
+	$(PY) -m jupyterlab notebooks $(ARGS)
 
 test: $(VENV)/installed-$(EXTRAS)
 	$(PY) -m pytest $(PYTEST_ARGS)
