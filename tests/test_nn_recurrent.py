@@ -28,7 +28,7 @@ def torch_twin(layer: Any, kind: str, params: Any, dtype: Any) -> Any:
     """PyTorch's layer of the same configuration, with our weights by name."""
     import torch
 
-    options = {"nonlinearity": layer.nonlinearity} if kind == "ElmanRNN" else {}
+    options = {name: getattr(layer, name) for name in ("nonlinearity", "proj_size") if hasattr(layer, name)}
     twin = getattr(torch.nn, kind.replace("Elman", ""))(
         2, layer.hidden_size, layer.num_layers, bias=layer.bias, bidirectional=layer.bidirectional, batch_first=True,
         **options,
@@ -39,7 +39,9 @@ def torch_twin(layer: Any, kind: str, params: Any, dtype: Any) -> Any:
 
 @settings(max_examples=8, phases=[Phase.generate])  # shrinking a failure takes minutes
 @given(
-    st.sampled_from([("LSTM", {}), ("GRU", {}), ("ElmanRNN", {}), ("ElmanRNN", {"nonlinearity": "relu"})]),
+    st.sampled_from([
+        ("LSTM", {}), ("LSTM", {"proj_size": 2}), ("GRU", {}), ("ElmanRNN", {}), ("ElmanRNN", {"nonlinearity": "relu"}),
+    ]),
     st.integers(1, 2), st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.integers(0, 2**31),
 )  # fmt: skip
 def test_outputs_states_and_gradients_are_pytorchs(kind, num_layers, bias, bidirectional, packed, starts, seed):
@@ -49,8 +51,8 @@ def test_outputs_states_and_gradients_are_pytorchs(kind, num_layers, bias, bidir
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(3, 5, 2))
     lengths = rng.permutation([5, 3, 1]) if packed else None
-    state_shape = (num_layers * (1 + bidirectional), 3, 3)
-    initial = tuple(rng.normal(size=state_shape) for _ in range(1 + (name == "LSTM"))) if starts else None
+    widths: list[Any] = [options.get("proj_size", 3), 3][: 1 + (name == "LSTM")]
+    initial = tuple(rng.normal(size=(num_layers * (1 + bidirectional), 3, w)) for w in widths) if starts else None
     initial = initial if initial is None or name == "LSTM" else initial[0]
     with jax.enable_x64(True):
         params, _ = layer.init(KEY, x, initial)
@@ -128,7 +130,7 @@ class Plain:
         self.spec, self.apply = cell.spec, cell.apply
 
 
-@pytest.mark.parametrize("cell", [nn.LSTMCell(3), nn.RNNCell(3)])
+@pytest.mark.parametrize("cell", [nn.LSTMCell(3), nn.LSTMCell(3, proj_size=2), nn.RNNCell(3)])
 def test_a_scanned_cell_is_the_whole_sequence_at_once(cell: Any) -> None:
     options: dict[str, Any] = {"bidirectional": True, "return_state": True}
     whole, scanned = nn.RNN(cell, **options), nn.RNN(Plain(cell), **options)

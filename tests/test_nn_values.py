@@ -221,6 +221,8 @@ def test_text_and_html_trees():
         (lambda: nn.BatchNorm(None), "eps is a small number"),
         (lambda: nn.TransformerEncoderLayer(512, 8), r"TransformerEncoderLayer\(nhead\) here"),
         (lambda: nn.Transformer(512, 8), r"Transformer\(d_model, nhead\) is Transformer\(nhead\)"),
+        (lambda: nn.LSTM(10, 20).init(KEY, jnp.ones((2, 5, 10))), r"is LSTM\(20\) here"),
+        (lambda: nn.LSTM(8, proj_size=8), "smaller than its hidden_size=8"),
         (lambda: nn.Conv2d(3, 64, 7).init(KEY, jnp.ones((2, 96, 96, 3))), r"is Conv2d\(64, 7\) here"),
         (lambda: nn.Param((-1,), init.zeros), "no negative sizes"),
     ],

@@ -39,13 +39,13 @@ def _scan(gates: Gates, reverse: bool, x: jax.Array, carry: Carry, w: jax.Array,
     def step(carry: Carry, inputs: Any) -> tuple[Carry, Any]:
         x, mask = inputs
         new, kept = gates.step(x, gates.product(carry[0], w, b), carry)
-        new = _hold(mask, new, carry)
+        new = hold(mask, new, carry)
         return new, ((new, kept) if keep else new[0])
 
     return jax.lax.scan(step, carry, (x, mask), reverse=reverse)
 
 
-def _hold(mask: Any, new: Carry, old: Carry) -> Carry:
+def hold(mask: Any, new: Carry, old: Carry) -> Carry:
     """The new carry where the mask is True, the old one elsewhere."""
     return new if mask is None else tuple(jnp.where(mask, a, b) for a, b in zip(new, old, strict=True))
 
@@ -74,7 +74,7 @@ def _recur_jvp(gates: Gates, reverse: bool, primals: Any, tangents: Any) -> Any:
     def step(dcarry: Carry, inputs: Any) -> tuple[Carry, jax.Array]:
         slopes, da, mask = inputs
         new = gates.tangent(slopes, gates.merge(slopes, da, gates.product(dcarry[0], w)), dcarry)
-        new = _hold(mask, new, dcarry)
+        new = hold(mask, new, dcarry)
         return new, new[0]
 
     return (last, after[0]), jax.lax.scan(step, dcarry, (slopes, da, mask), reverse=reverse)

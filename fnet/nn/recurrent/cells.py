@@ -82,7 +82,8 @@ class LSTMCell(_Cell):
 
     Input x ``(…, features)``; h and c are ``(…, hidden_size)``, zeros if the pair is left out. ``weight_ih`` is
     ``(features, 4 * hidden_size)`` with the gates i, f, g, o in PyTorch's order, ``weight_hh`` ``(hidden_size,
-    4 * hidden_size)``, all drawn uniform in ±1/√hidden_size. Source: Hochreiter and Schmidhuber 1997.
+    4 * hidden_size)``, all drawn uniform in ±1/√hidden_size. With ``proj_size`` h is ``(…, proj_size)``, projected by
+    ``weight_hr`` ``(hidden_size, proj_size)``. Source: Hochreiter and Schmidhuber 1997; Sak et al. 2014.
 
     >>> import jax, jax.numpy as jnp
     >>> from fnet import nn
@@ -93,6 +94,28 @@ class LSTMCell(_Cell):
     """
 
     gates = 4
+
+    proj_size: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.proj_size, int) or not 0 <= self.proj_size < self.hidden_size:
+            raise ValueError(
+                f"LSTM's proj_size is smaller than its hidden_size={self.hidden_size}, and 0 for no projection; got "
+                f"{self.proj_size!r}"
+            )
+
+    def spec(self, x: Any, hx: Any = None) -> dict[str, Param]:
+        spec = super().spec(x, hx)
+        if self.proj_size:
+            draw = init.torch_uniform(self.hidden_size)
+            spec["weight_hh"] = Param((self.proj_size, 4 * self.hidden_size), draw)
+            spec["weight_hr"] = Param((self.hidden_size, self.proj_size), draw)
+        return spec
+
+    def _weights(self, params: dict) -> dict[str, Any]:
+        weights = super()._weights(params)
+        return weights | {"weight_hr": params["weight_hr"]} if self.proj_size else weights
 
     def apply(self, params: dict, state: dict, x: Any, hx: Any = None, key: Any = None, train: bool = False) -> Any:
         return F.lstm_cell(x, hx, **self._weights(params)), state

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
+
 from fnet.nn.core import Layer
 from fnet.nn.core.param import Spec, Tree
 from fnet.nn.core.walk import specs_of
@@ -44,6 +46,7 @@ class _Recurrent(Layer):
         self, inputs: tuple[Any, ...], kwargs: Mapping[str, Any], key: Any, train: bool
     ) -> tuple[Spec, Any]:
         """Walk the cells inside."""
+        _refuse_pytorchs_order(self, inputs)
         return self._rnn().record_parts(inputs, kwargs, key, train)
 
     def apply(
@@ -52,14 +55,27 @@ class _Recurrent(Layer):
         return self._rnn().apply(params, state, *inputs, key=key, train=train, **kwargs)
 
 
+def _refuse_pytorchs_order(layer: Any, inputs: tuple[Any, ...]) -> None:
+    """Refuse PyTorch's LSTM(10, 20) of 10 features: as wide as the input, and more layers than anybody stacks."""
+    features, size, depth = jnp.shape(inputs[0])[-1:] if inputs else (), layer.hidden_size, layer.num_layers
+    if features == (size,) and depth >= 8:
+        name = type(layer).__name__
+        raise ValueError(
+            f"{name} got hidden_size={size} and num_layers={depth} for an input of {size} features. These are read "
+            f"from the data: PyTorch's {name}({size}, {depth}) is {name}({depth}) here. If {depth} layers are meant, "
+            f"write nn.RNN(nn.{type(layer._cell()).__name__}({size}), num_layers={depth})"
+        )
+
+
 @dataclass(frozen=True, repr=False)
 class LSTM(_Recurrent):
     """PyTorch's LSTM over ``(batch, time, features)``: `RNN` of `LSTMCell`, called as `RNN` is.
 
     ``lstm(x, initial, lengths=, mask=, return_state=)`` gives ``(batch, time, hidden_size)``, twice as wide where
     ``bidirectional``; with ``return_state`` also ``(h, c)``, each ``(num_layers * directions, batch, hidden_size)``,
-    the form of ``initial`` too. Parameters are ``weight_ih_l0``, ``weight_hh_l0``, ``bias_ih_l0``, ``bias_hh_l0``,
-    then ``…_l0_reverse`` and ``…_l1`` as in PyTorch, weights transposed. ``dropout`` acts between layers.
+    the form of ``initial`` too. With ``proj_size`` outputs and h have that many features. Parameters are
+    ``weight_ih_l0``, ``weight_hh_l0``, ``bias_ih_l0``, ``bias_hh_l0``, then ``…_l0_reverse`` and ``…_l1`` as in
+    PyTorch, weights transposed. ``dropout`` acts between layers.
 
     >>> import jax, jax.numpy as jnp
     >>> from fnet import nn
@@ -76,9 +92,10 @@ class LSTM(_Recurrent):
     dropout: float = 0.0
     bidirectional: bool = False
     return_state: bool = False
+    proj_size: int = 0
 
     def _cell(self) -> Layer:
-        return LSTMCell(self.hidden_size, self.bias)
+        return LSTMCell(self.hidden_size, self.bias, self.proj_size)
 
 
 @dataclass(frozen=True, repr=False)
