@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from parity import image_parity, torch
+from parity import channels_first, image_parity, torch
 
 import fnet.functional as F
 
@@ -54,6 +54,39 @@ def test_max_pool_is_pytorchs_where_values_tie(case, distinct):
     args, rank = case["args"], x.ndim - 2
     with jax.enable_x64(True):
         image_parity(lambda x: F.max_pool(x, **args), lambda x: named("max_pool", rank)(x, **args), [x], 1e-12)
+
+
+@QUICK
+@given(configurations(dilated=True), st.booleans())
+def test_places_of_maxima_and_unpooling_are_pytorchs(case, distinct):
+    x = (normal if distinct else integers)(case["shape"])
+    args, rank = case["args"], x.ndim - 2
+    tx = torch().tensor(channels_first(x))
+    y, places = named("max_pool", rank)(tx, **args, return_indices=True)
+    ours, indices = F.max_pool(x, **args, return_indices=True)
+    np.testing.assert_array_equal(channels_first(indices), places)
+    np.testing.assert_allclose(channels_first(ours), y, rtol=1e-6)
+    if args["dilation"] == 1 and (args["stride"] in (None, args["kernel_size"])):
+        how = (args["kernel_size"], args["stride"], args["padding"])
+        size = x.shape[1:-1]
+        with jax.enable_x64(True):
+            image_parity(
+                lambda y: F.max_unpool(y, indices, *how, size),
+                lambda y: named("max_unpool", rank)(y, places, *how, size),
+                [np.asarray(y.movedim(1, -1))],
+                1e-12,
+            )
+
+
+def test_unpooling_without_a_size_and_with_a_wrong_place():
+    x = jnp.asarray(normal((2, 6, 4, 3)), "float32")
+    y, indices = F.max_pool2d(x, 2, return_indices=True)
+    back = F.max_unpool2d(y, indices, 2)
+    np.testing.assert_array_equal(back, jnp.where(jnp.repeat(jnp.repeat(y, 2, 1), 2, 2) == x, x, 0))
+    np.testing.assert_array_equal(jax.vmap(lambda y, i: F.max_unpool2d(y, i, 2))(y, indices), back)
+    with pytest.raises(ValueError, match="max_unpool indices: 24 at index .* out of range, expected 0 to 23"):
+        F.max_unpool2d(y, indices.at[0, 0, 0, 0].set(24), 2)
+    assert jnp.isnan(jax.jit(lambda i: F.max_unpool2d(y, i, 2))(indices.at[0, 0, 0, 0].set(24))).sum() == 1
 
 
 @QUICK

@@ -115,6 +115,10 @@ from fnet.functional.pooling import (
     max_pool1d,
     max_pool2d,
     max_pool3d,
+    max_unpool,
+    max_unpool1d,
+    max_unpool2d,
+    max_unpool3d,
 )
 from fnet.functional.position import alibi_bias, alibi_slopes, rotary_embedding, sinusoidal_embedding
 from fnet.functional.recurrent import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
@@ -211,6 +215,10 @@ __all__ = [
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
+    "max_unpool",
+    "max_unpool1d",
+    "max_unpool2d",
+    "max_unpool3d",
     "mish",
     "mixup",
     "mse_loss",

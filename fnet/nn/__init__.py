@@ -62,6 +62,10 @@ from fnet.nn.pooling import (
     MaxPool1d,
     MaxPool2d,
     MaxPool3d,
+    MaxUnpool,
+    MaxUnpool1d,
+    MaxUnpool2d,
+    MaxUnpool3d,
 )
 from fnet.nn.position import LearnedPosition, RoPE, SinusoidalPosition
 from fnet.nn.recurrent import GRU, LSTM, RNN, ConvLSTMCell, ElmanRNN, GRUCell, LSTMCell, RNNCell
@@ -86,11 +90,12 @@ __all__ = [
     "EmbeddingBag", "Ensemble", "FeatureAlphaDropout", "Flatten", "Fold", "GEGLU", "GRU", "GRUCell", "GlobalAvgPool",
     "GlobalMaxPool", "GroupNorm", "Identity", "InstanceNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d",
     "LPPool", "LPPool1d", "LPPool2d", "LPPool3d", "LSTM", "LSTMCell", "Lambda", "Layer", "LayerNorm", "LearnedPosition",
-    "Linear", "LinearLike", "LocalResponseNorm", "MaxPool", "MaxPool1d", "MaxPool2d", "MaxPool3d", "MoE", "Model",
-    "MultiHeadAttention", "MultiheadAttention", "PReLU", "Parallel", "Param", "PixelShuffle", "PixelUnshuffle",
-    "RMSNorm", "RNN", "RNNCell", "Remat", "Reshape", "Residual", "RoPE", "Sequential", "SinusoidalPosition", "Stack",
-    "SwiGLU", "TransformError", "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
-    "TransformerEncoderLayer", "Unflatten", "Unfold", "Upsample", "restack", "unstack",
+    "Linear", "LinearLike", "LocalResponseNorm", "MaxPool", "MaxPool1d", "MaxPool2d", "MaxPool3d", "MaxUnpool",
+    "MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d", "MoE", "Model", "MultiHeadAttention", "MultiheadAttention", "PReLU",
+    "Parallel", "Param", "PixelShuffle", "PixelUnshuffle", "RMSNorm", "RNN", "RNNCell", "Remat", "Reshape", "Residual",
+    "RoPE", "Sequential", "SinusoidalPosition", "Stack", "SwiGLU", "TransformError", "Transformer",
+    "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "Unflatten",
+    "Unfold", "Upsample", "restack", "unstack",
 ]  # fmt: skip
 
 

@@ -7,7 +7,6 @@ is seen, as under `jax.vmap` over examples, write ``MaxPool2d(2)`` or ``MaxPool(
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -40,7 +39,8 @@ class MaxPool(_Pool):
     """The largest value of each window; of equal ones the first gets the gradient.
 
     Input ``(…, *spatial, C)``, output ``(…, *windows, C)`` in the same dtype; ``stride`` is ``kernel_size``
-    unless given. Arguments as in PyTorch, each a number or a tuple; `F.max_pool` has the formula.
+    unless given. Arguments as in PyTorch, each a number or a tuple; `F.max_pool` has the formula. With
+    ``return_indices`` the output is a pair, the values and their places, which `MaxUnpool` takes.
 
     >>> import jax.numpy as jnp
     >>> from fnet import nn
@@ -52,11 +52,38 @@ class MaxPool(_Pool):
     stride: Sizes | None = None
     padding: Sizes = 0
     dilation: Sizes = 1
+    return_indices: bool = False
     ceil_mode: bool = False
 
-    def apply(self, params: dict, state: dict, x: Any, key: Any = None, train: bool = False) -> tuple[jax.Array, dict]:
+    def apply(self, params: dict, state: dict, x: Any, key: Any = None, train: bool = False) -> tuple[Any, dict]:
         sizes = self._sizes(self.kernel_size)
-        return F.max_pool(x, sizes, self.stride, self.padding, self.dilation, self.ceil_mode), state
+        how = (self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices)
+        return F.max_pool(x, sizes, *how), state
+
+
+@dataclass(frozen=True, repr=False)
+class MaxUnpool(_Pool):
+    """Each value at its place in an output of zeros: ``unpool(values, indices, output_size=None)`` of `MaxPool`'s pair.
+
+    Input ``(…, *windows, C)``, output ``(…, *spatial, C)``. Arguments as in PyTorch; `F.max_unpool` has the formula.
+
+    >>> import jax.numpy as jnp
+    >>> from fnet import nn
+    >>> values, indices = nn.MaxPool2d(2, return_indices=True)({}, jnp.ones((8, 28, 28, 16)))
+    >>> nn.MaxUnpool2d(2)({}, values, indices).shape
+    (8, 28, 28, 16)
+    """
+
+    kernel_size: Sizes
+    stride: Sizes | None = None
+    padding: Sizes = 0
+
+    def apply(
+        self, params: dict, state: dict, x: Any, indices: Any, output_size: Any = None, key: Any = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, dict]:  # fmt: skip
+        sizes = self._sizes(self.kernel_size)
+        return F.max_unpool(x, indices, sizes, self.stride, self.padding, output_size), state
 
 
 @dataclass(frozen=True, repr=False)
@@ -152,7 +179,8 @@ class GlobalAvgPool(Layer):
     keyless = True
 
     def apply(self, params: dict, state: dict, x: Any, key: Any = None, train: bool = False) -> tuple[jax.Array, dict]:
-        return F.adaptive_avg_pool(_positions(self, x), (1,)).squeeze(1), state
+        x, axes = _positions(self, x)
+        return F.adaptive_avg_pool(x, 1).squeeze(axes), state
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,15 +198,16 @@ class GlobalMaxPool(Layer):
     keyless = True
 
     def apply(self, params: dict, state: dict, x: Any, key: Any = None, train: bool = False) -> tuple[jax.Array, dict]:
-        return F.adaptive_max_pool(_positions(self, x), (1,)).squeeze(1), state
+        x, axes = _positions(self, x)
+        return F.adaptive_max_pool(x, 1).squeeze(axes), state
 
 
-def _positions(layer: Any, x: Any) -> jax.Array:
-    """All positions as one axis."""
+def _positions(layer: Any, x: Any) -> tuple[jax.Array, tuple[int, ...]]:
+    """The input as an array, and the axes of its positions."""
     x = jnp.asarray(x)
     if x.ndim < 3:
         raise ValueError(f"{layer!r} needs an input (N, …, C) of at least three axes, got shape {x.shape}")
-    return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
+    return x, tuple(range(1, x.ndim - 1))
 
 
 class MaxPool1d(MaxPool):
@@ -195,6 +224,24 @@ class MaxPool2d(MaxPool):
 
 class MaxPool3d(MaxPool):
     """`MaxPool` over ``(…, D, H, W, C)``, any leading axes."""
+
+    rank = 3
+
+
+class MaxUnpool1d(MaxUnpool):
+    """`MaxUnpool` over ``(…, L, C)``, any leading axes."""
+
+    rank = 1
+
+
+class MaxUnpool2d(MaxUnpool):
+    """`MaxUnpool` over ``(…, H, W, C)``, any leading axes."""
+
+    rank = 2
+
+
+class MaxUnpool3d(MaxUnpool):
+    """`MaxUnpool` over ``(…, D, H, W, C)``, any leading axes."""
 
     rank = 3
 

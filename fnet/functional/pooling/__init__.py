@@ -29,10 +29,11 @@ from fnet.functional.pooling.fixed import (
     max_pool2d,
     max_pool3d,
 )
+from fnet.functional.pooling.unpool import max_unpool, max_unpool1d, max_unpool2d, max_unpool3d
 
 __all__ = [
     "adaptive_avg_pool", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool",
     "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "avg_pool", "avg_pool1d", "avg_pool2d",
     "avg_pool3d", "lp_pool", "lp_pool1d", "lp_pool2d", "lp_pool3d", "max_pool", "max_pool1d", "max_pool2d",
-    "max_pool3d",
+    "max_pool3d", "max_unpool", "max_unpool1d", "max_unpool2d", "max_unpool3d",
 ]  # fmt: skip

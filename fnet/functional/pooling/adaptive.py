@@ -29,10 +29,12 @@ def adaptive_avg_pool(x: ArrayLike, output_size: OutputSize) -> jax.Array:
     [1.0, 3.0]
     """
     x = floating(x, "adaptive_avg_pool")
-    total = wide_of(x)
-    for axis, size in _sizes("adaptive_avg_pool", x, output_size):
-        total = _mean_along(total, axis, size)
-    return total.astype(x.dtype)
+    mean, sizes = wide_of(x), _sizes("adaptive_avg_pool", x, output_size)
+    if all(size == 1 for _, size in sizes):
+        return mean.mean(tuple(axis for axis, _ in sizes), keepdims=True).astype(x.dtype)
+    for axis, size in sizes:
+        mean = _mean_along(mean, axis, size)
+    return mean.astype(x.dtype)
 
 
 def adaptive_max_pool(x: ArrayLike, output_size: OutputSize) -> jax.Array:
@@ -44,7 +46,10 @@ def adaptive_max_pool(x: ArrayLike, output_size: OutputSize) -> jax.Array:
     [2.0, 4.0]
     """
     x = jnp.asarray(x)
-    for axis, size in reversed(_sizes("adaptive_max_pool", x, output_size)):
+    sizes = _sizes("adaptive_max_pool", x, output_size)
+    if all(size == 1 for _, size in sizes):
+        return first_largest(x, tuple(axis for axis, _ in sizes))
+    for axis, size in reversed(sizes):
         x = _max_along(x, axis, size)
     return x
 
@@ -83,11 +88,9 @@ def _mean_along(x: jax.Array, axis: int, size: int) -> jax.Array:
 
 def _max_along(x: jax.Array, axis: int, size: int) -> jax.Array:
     length = x.shape[axis]
-    if size == 1:
-        return first_largest(x, axis)
     if length % size == 0:
         shape = (*x.shape[:axis], size, length // size, *x.shape[axis + 1 :])
-        return first_largest(x.reshape(shape), axis + 1).squeeze(axis + 1)
+        return first_largest(x.reshape(shape), (axis + 1,)).squeeze(axis + 1)
     start, end = _bounds(length, size)
     # A window shorter than the longest repeats its last place, which changes neither maximum nor gradient.
     places = [np.minimum(start + offset, end - 1) for offset in range(int((end - start).max()))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax.typing import ArrayLike
 
 from fnet.functional.pooling.lowering import added, largest, pool
 from fnet.functional.pooling.ranks import with_rank
+from fnet.functional.pooling.unpool import max_with_indices
 from fnet.functional.pooling.windows import Sizes, Window, windows_of
 
 
@@ -21,12 +23,15 @@ def max_pool(
     padding: Sizes = 0,
     dilation: Sizes = 1,
     ceil_mode: bool = False,
-) -> jax.Array:
+    return_indices: bool = False,
+) -> Any:
     """The largest value of each window; of equal ones the first, in C order, gets the gradient, as in PyTorch.
 
     Shapes: x (..., *spatial, C) -> (..., *windows, C), in x's dtype, where each axis of `size` has
     `(size + 2 padding - dilation (kernel_size - 1) - 1) / stride + 1` windows, rounded down, or up with `ceil_mode` (as
     long as the last window begins inside). `stride` is `kernel_size` unless given. Padding never wins; NaN does.
+    With `return_indices` also the place of each value, int32, counted in C order over the spatial axes, for
+    `max_unpool`.
 
     Raises ValueError for sizes that do not fit the input, and for padding of more than half a window.
 
@@ -35,7 +40,7 @@ def max_pool(
     """
     x = jnp.asarray(x)
     windows = windows_of("max_pool", x, kernel_size, stride, padding, dilation, ceil_mode)
-    return pool(x, windows, largest(x.dtype))
+    return max_with_indices(x, windows) if return_indices else pool(x, windows, largest(x.dtype))
 
 
 def avg_pool(

@@ -19,23 +19,24 @@ FEW = 16  # how many slices to write out; more of them would take long to compil
 
 @dataclass(frozen=True)
 class Join:
-    """A way to put values together, in its three forms."""
+    """A way to put values together, in its four forms."""
 
     start: Any  # the value of padding, which changes nothing
     two: Callable[[jax.Array, jax.Array], jax.Array]  # the earlier value and the later
-    axis: Callable[[jax.Array, int], jax.Array]  # all along one axis, kept with size 1
+    whole: Callable[[jax.Array, tuple[int, ...]], jax.Array]  # all along some axes, kept with size 1
+    few: Callable[[jax.Array, tuple[int, ...]], jax.Array]  # the few values along some axes, which go
     window: Callable[..., jax.Array]  # the jax.lax operation that reduce_window takes
 
 
 def largest(dtype: Any) -> Join:
     """The largest value; of equal ones the first gets the gradient."""
     low = -math.inf if jnp.issubdtype(dtype, jnp.inexact) else jnp.iinfo(dtype).min
-    return Join(np.array(low, dtype), larger, first_largest, jax.lax.max)
+    return Join(np.array(low, dtype), larger, first_largest, partial(_fold_axes, two=larger), jax.lax.max)
 
 
 def added(dtype: Any) -> Join:
     """The sum."""
-    return Join(np.zeros((), dtype), jnp.add, partial(jnp.sum, keepdims=True), jax.lax.add)
+    return Join(np.zeros((), dtype), jnp.add, partial(jnp.sum, keepdims=True), few_added, jax.lax.add)
 
 
 def pool(x: jax.Array, windows: list[Window], join: Join) -> jax.Array:
@@ -80,15 +81,30 @@ def _pool_tiles(x: jax.Array, windows: list[Window], join: Join) -> jax.Array:
     first = windows[0].axis
     sizes = [size for w in windows for size in (w.out, w.kernel)]
     x = x.reshape(*x.shape[:first], *sizes, x.shape[-1])
-    kernels = [w.kernel for w in windows]
-    if math.prod(kernels) > FEW:
-        places = [first + 1 + 2 * number for number in range(len(windows))]
-        for axis in reversed(places):
-            x = join.axis(x, axis)
-        return x.squeeze(places)
-    lead = (slice(None),) * first
-    at = ([index for place in places for index in (slice(None), place)] for places in np.ndindex(*kernels))
-    return fold([x[(*lead, *index)] for index in at], join.two)
+    places = tuple(first + 1 + 2 * number for number in range(len(windows)))
+    if math.prod(w.kernel for w in windows) <= FEW:
+        return join.few(x, places)
+    for axis in reversed(places):
+        x = join.whole(x, (axis,))
+    return x.squeeze(places)
+
+
+def _fold_axes(x: jax.Array, axes: tuple[int, ...], two: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+    """The values at all places of some axes put together, place by place in C order."""
+    at = (dict(zip(axes, index, strict=True)) for index in np.ndindex(*(x.shape[axis] for axis in axes)))
+    return fold([x[tuple(place.get(axis, slice(None)) for axis in range(x.ndim))] for place in at], two)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def few_added(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The sum over short axes, place by place. Its derivative is that of a plain sum, which transposes to a broadcast;
+    that of the slices would put each of them into zeros."""
+    return _fold_axes(x, axes, jnp.add)
+
+
+@few_added.defjvp
+def _few_added_jvp(axes: tuple[int, ...], primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> Any:
+    return few_added(primals[0], axes), tangents[0].sum(axes)
 
 
 def fold(parts: list[jax.Array], two: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
@@ -102,15 +118,20 @@ def larger(best: jax.Array, new: jax.Array) -> jax.Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
-def first_largest(x: jax.Array, axis: int) -> jax.Array:
-    """The maximum along an axis, kept with size 1; of equal ones the first gets the gradient; NaN is largest."""
-    return x.max(axis, keepdims=True)
+def first_largest(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The maximum over axes, kept with size 1; of equal ones the first gets the gradient; NaN is largest."""
+    return x.max(axes, keepdims=True)
 
 
 @first_largest.defjvp
-def _first_largest_jvp(axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+def _first_largest_jvp(
+    axes: tuple[int, ...], primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    y = first_largest(x, axis)
-    place = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
-    first = jnp.where((x == y) | (x != x), place, x.shape[axis]).min(axis, keepdims=True)
-    return y, jnp.where(place == first, dx, 0).sum(axis, keepdims=True)
+    y = first_largest(x, axes)
+    place, count = jnp.zeros((), jnp.int32), 1  # the place in C order
+    for axis in sorted(axes, reverse=True):
+        place = place + count * jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
+        count *= x.shape[axis]
+    first = jnp.where((x == y) | (x != x), place, count).min(axes, keepdims=True)
+    return y, jnp.where(place == first, dx, 0).sum(axes, keepdims=True)

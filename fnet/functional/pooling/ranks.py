@@ -13,11 +13,11 @@ from fnet.functional.pooling.windows import each
 AXES = {1: "(..., L, C)", 2: "(..., H, W, C)", 3: "(..., D, H, W, C)"}
 
 
-def with_rank(function: Callable[..., jax.Array], rank: int, arguments: str) -> Callable[..., jax.Array]:
-    """`function` over `rank` axes; `arguments` are those of the example in its docstring."""
+def with_rank(function: Callable[..., jax.Array], rank: int, arguments: str, size: int = 2) -> Callable[..., jax.Array]:
+    """`function` over `rank` axes; `arguments` are those of the example in its docstring, whose result has `size`."""
     signature = inspect.signature(function)
     name = f"{function.__name__}{rank}d"
-    sizes = "output_size" if "output_size" in signature.parameters else "kernel_size"
+    sizes = "kernel_size" if "kernel_size" in signature.parameters else "output_size"
 
     def ranked(*args: Any, **kwargs: Any) -> jax.Array:
         bound = signature.bind(*args, **kwargs)
@@ -33,6 +33,6 @@ def with_rank(function: Callable[..., jax.Array], rank: int, arguments: str) -> 
     ranked.__doc__ = f"""`{function.__name__}` over the {rank} axes before the last: {AXES[rank]}, any leading axes.
 
     >>> {name}(jnp.ones({(4,) * rank + (1,)}), {arguments}).shape
-    {(2,) * rank + (1,)}
+    {(size,) * rank + (1,)}
     """
     return ranked

@@ -81,5 +81,3 @@ def windows_of(
 
 def each(value: Any, rank: int) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, Sequence) else (value,) * rank
-
-
