@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +89,20 @@ def test_dtype_is_kept_and_transforms_run(name, kw):
     assert np.isfinite(second).all()
     assert jnp.issubdtype(f(jnp.arange(3)).dtype, jnp.floating)
     assert pickle.loads(pickle.dumps(getattr(F, name))) is getattr(F, name)
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_both_forms_of_softplus_are_exact_to_the_last_digits(monkeypatch, faster):
+    monkeypatch.setattr(sys.modules["fnet.functional.softplus"], "_series_is_faster", lambda x: faster)
+    x = np.concatenate([np.linspace(-80, 80, 4001), [0.0, -1e-30, 1e-30]]).astype("float32")
+    loss = lambda x: (F.softplus(x, threshold=1e9), F.logsigmoid(x))  # noqa: E731
+    ours = jax.jit(lambda x: (*loss(x), *jax.vmap(jax.jacfwd(loss))(x), *jax.vmap(jax.jacfwd(jax.jacrev(loss)))(x)))(x)
+    wide = x.astype(np.float64)
+    e = np.exp(-np.abs(wide))
+    up, down = (np.where(wide * sign >= 0, 1, e) / (1 + e) for sign in (1, -1))
+    plus, minus = (np.maximum(wide * sign, 0) + np.log1p(e) for sign in (1, -1))
+    for a, b in zip(ours, (plus, -minus, up, down, up * down, -up * down), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-37)
 
 
 def test_every_name_is_a_plain_function_and_is_exported():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -323,6 +325,20 @@ def test_binary_losses_at_extremes_and_with_every_kind_of_target():
         np.testing.assert_array_equal(
             F.binary_cross_entropy_with_logits(x, t), F.binary_cross_entropy_with_logits(x, t.astype(float))
         )
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_sum_and_a_product_with_ones_give_the_same_numbers_and_gradients(monkeypatch, reduction):
+    draw = np.random.default_rng(1)
+    x, t = draw.normal(size=(5, 20, 3)).astype("float32"), draw.random((5, 20, 3)).astype("float32")
+    reduction_module, results = sys.modules["fnet.functional.reduction"], []
+    for faster in (True, False):
+        loss = lambda x: F.binary_cross_entropy_with_logits(x, t, reduction=reduction)  # noqa: E731
+        monkeypatch.setattr(reduction_module, "_product_is_faster", lambda faster=faster: faster)
+        curvature = lambda x: jax.jvp(jax.grad(loss), (x,), (jnp.ones_like(x),))[1]  # noqa: B023, E731
+        results.append(jax.jit(lambda x: (*jax.value_and_grad(loss)(x), curvature(x)))(x))  # noqa: B023
+        assert ("dot_general" in str(jax.make_jaxpr(loss)(x))) == faster
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), *results)
 
 
 @pytest.mark.parametrize("loss", [F.binary_cross_entropy_with_logits, F.binary_cross_entropy])

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from fnet.functional.dropout import MissingKey
 from fnet.functional.dtypes import as_float, to_weight_dtype
+from fnet.functional.softplus import softpluses
 
 
 def _clip(x: jax.Array, low: float, high: float) -> jax.Array:
@@ -179,7 +180,7 @@ def logsigmoid(x: ArrayLike) -> jax.Array:
     >>> logsigmoid(jnp.array([-1000.0, 1000.0]))
     Array([-1000.,    -0.], dtype=float32)
     """
-    return jax.nn.log_sigmoid(as_float(x))
+    return -softpluses(as_float(x))[1]
 
 
 def tanh(x: ArrayLike) -> jax.Array:
@@ -217,7 +218,7 @@ def softplus(x: ArrayLike, beta: float = 1.0, threshold: float = 20.0) -> jax.Ar
     Array([  0.6931472, 100.       ], dtype=float32)
     """
     x = as_float(x)
-    return jnp.where(beta * x > threshold, x, jnp.logaddexp(beta * x, 0) / beta)
+    return jnp.where(beta * x > threshold, x, softpluses(beta * x)[0] / beta)
 
 
 def silu(x: ArrayLike) -> jax.Array:

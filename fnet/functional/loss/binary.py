@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from fnet.functional.loss.arguments import aligned, broadcast, power, probabilities, signs
 from fnet.functional.reduction import or_nan, reduce
+from fnet.functional.softplus import softpluses
 
 
 def binary_cross_entropy_with_logits(
@@ -34,10 +35,11 @@ def binary_cross_entropy_with_logits(
     valid = probabilities(targets, where, "targets", mask)
     (x, t), mask = aligned(where, mask, input=logits, target=targets)
     positive = t if pos_weight is None else t * broadcast(pos_weight, x, where, "pos_weight")
-    loss = positive * jax.nn.softplus(-x) + (1 - t) * jax.nn.softplus(x)
+    of_zero, of_one = softpluses(x)
+    loss = positive * of_one + (1 - t) * of_zero
     if weight is not None:
         loss = loss * broadcast(weight, x, where, "weight")
-    return reduce(or_nan(loss, valid), reduction, mask)
+    return reduce(or_nan(loss, valid), reduction, mask, costly=True)
 
 
 def binary_cross_entropy(
@@ -62,7 +64,7 @@ def binary_cross_entropy(
     loss = _clipped_entropy(p, t)
     if weight is not None:
         loss = loss * broadcast(weight, p, where, "weight")
-    return reduce(or_nan(loss, valid), reduction, mask)
+    return reduce(or_nan(loss, valid), reduction, mask, costly=True)
 
 
 def soft_margin_loss(
@@ -77,7 +79,7 @@ def soft_margin_loss(
     """
     valid = signs(target, "soft_margin_loss", mask)
     (x, y), mask = aligned("soft_margin_loss", mask, input=input, target=target)
-    return reduce(or_nan(jax.nn.softplus(-y * x), valid), reduction, mask)
+    return reduce(or_nan(softpluses(y * x)[1], valid), reduction, mask, costly=True)
 
 
 def multilabel_soft_margin_loss(
@@ -99,7 +101,8 @@ def multilabel_soft_margin_loss(
     where = "multilabel_soft_margin_loss"
     valid = probabilities(target, where, "targets", mask)
     (x, t), mask = aligned(where, mask, True, input=input, target=target)
-    loss = t * jax.nn.softplus(-x) + (1 - t) * jax.nn.softplus(x)
+    of_zero, of_one = softpluses(x)
+    loss = t * of_one + (1 - t) * of_zero
     if weight is not None:
         loss = loss * broadcast(weight, x, where, "weight")
     return reduce(or_nan(loss, valid).mean(-1), reduction, mask)
@@ -127,12 +130,13 @@ def sigmoid_focal_loss(
     where = "sigmoid_focal_loss"
     valid = probabilities(targets, where, "targets", mask)
     (x, t), mask = aligned(where, mask, input=inputs, target=targets)
-    entropy = t * jax.nn.softplus(-x) + (1 - t) * jax.nn.softplus(x)
+    of_zero, of_one = softpluses(x)
+    entropy = t * of_one + (1 - t) * of_zero
     # sigmoid(-x) and not 1 - sigmoid(x), which is 0 long before the logit is large.
     loss = entropy * power(t * jax.nn.sigmoid(-x) + (1 - t) * jax.nn.sigmoid(x), gamma)
     if alpha >= 0:
         loss = loss * (alpha * t + (1 - alpha) * (1 - t))
-    return reduce(or_nan(loss, valid), reduction, mask)
+    return reduce(or_nan(loss, valid), reduction, mask, costly=True)
 
 
 @jax.custom_jvp
