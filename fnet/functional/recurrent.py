@@ -130,7 +130,7 @@ def _cell(
 ) -> Carry:
     x, weight_hh, bias, weight_hr = _project(gates, x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
     carry = _initial(gates, carry, x.shape[:-1], weight_hh)
-    return _projected(gates.step(x, linear(carry[0], weight_hh, bias), carry)[0], weight_hr)
+    return _projected(gates.step(gates.split(x), linear(carry[0], weight_hh, bias), carry)[0], weight_hr)
 
 
 def _sequence(
