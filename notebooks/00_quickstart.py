@@ -18,6 +18,7 @@
 #
 # This is the whole way in one go. Notebooks 1 to 8 take it step by step, for a reader who knows PyTorch and has not seen JAX:
 # tensors, datasets and loaders, transforms, models, autograd, optimisation, saving and resuming, and what `jit` does.
+# `make notebooks` in a clone opens them all in your browser.
 
 # %%
 import jax
@@ -42,7 +43,7 @@ print(len(train_set), "training and", len(test_set), "test samples; one is", ima
 plot.images(train_set, rows=2, columns=8)
 
 # %% [markdown]
-# A loader cuts it into batches. The batch of any step is a pure function of the seed and the step, so you can ask for
+# A loader cuts it into batches; `last="drop"` leaves out the smaller one at the end of an epoch. The batch of any step is a pure function of the seed and the step, so you can ask for
 # batch 1,000 without reading the 999 before it, and you get the same one every time. Resuming a run needs only its step.
 
 # %%
@@ -54,7 +55,7 @@ print(images.shape, labels[:10], np.array_equal(images, loader.batch(1000)[0]))
 # ## Model
 #
 # A model is an ordinary function of its inputs and of its named parts. It holds no arrays: `init` draws them, from the
-# shapes of the inputs alone, as a nested dict.
+# shapes of the inputs alone, as a nested dict. What it draws depends on a *key*, which is a random seed as a value.
 
 
 # %%
@@ -95,9 +96,10 @@ for name, g in fnet.named(grads, model):
 # %% [markdown]
 # ## Training
 #
-# An optimizer is a value, too; its state is a dict that you can read and change. `train.start` puts parameters, state,
-# optimizer state, key and step into one pytree, the *run*; `make_step` gives one jitted function from run and batch to the
-# next run. The loop is yours to write:
+# An optimizer is a value, too; its state is a dict that you can read and change. `train.supervised` makes the loss of
+# batches (inputs, labels) out of a model and a loss function. `train.start` puts parameters, state, optimizer state, key and
+# step into one *pytree* (JAX's word for dicts, lists and tuples of arrays, nested as you like), the *run*. `make_step` gives
+# one function from run and batch to the next run, and has `jax.jit` compile it. The loop is yours to write:
 
 # %%
 opt = optim.adamw(3e-3, weight_decay=0.01)

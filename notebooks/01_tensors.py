@@ -15,7 +15,7 @@
 #
 # **JAX in one paragraph.** JAX is three things. It is NumPy's functions on CPU, GPU and TPU (`jax.numpy`, always imported as `jnp`). It is functions that take a function and return another one: `jax.grad` returns its gradient, `jax.jit` a compiled version, `jax.vmap` a batched version. And it is a rule that makes those work: *nothing is changed in place*. In PyTorch a tensor is an object with a life: it is written to, it collects a `.grad`, it is moved to a device. In JAX an array is a value, like the number 3, and every operation gives a new one.
 #
-# fnet adds no tensor class of its own. Where PyTorch has `torch.Tensor` you have `jax.Array`, and everything in `jax.numpy` works on it.
+# fnet adds no tensor class of its own. Where PyTorch has `torch.Tensor` you have `jax.Array`, and everything in `jax.numpy` works on it. `fnet.tensor`, `fnet.zeros` and their like are thin over `jnp.array` and `jnp.zeros`: they have PyTorch's names and say more when something is wrong. Use either.
 
 # %%
 import jax
@@ -63,7 +63,7 @@ print(fnet.randn(second, (3,)))
 print(fnet.rand_like(third, x, dtype=float))  # the shape of x
 
 # %% [markdown]
-# A seed in the place of a key is caught:
+# In a loop, `jax.random.fold_in(key, i)` is the key of turn number `i`. A seed in the place of a key is caught:
 
 # %%
 try:
@@ -74,17 +74,28 @@ except TypeError as error:
 # %% [markdown]
 # ## Shape, dtype, device
 #
-# The attributes have PyTorch's names. `fnet.to(x, device)` is `x.to(device)`, and it takes whole trees of arrays (a dict of all parameters, for example) as well. An array that you make lands on the default device, which is the GPU if JAX sees one: there is usually no `.to(device)` in a JAX program at all. `fnet.devices()` says what there is and how to get what there is not.
+# The attributes have PyTorch's names. `fnet.to(x, device)` is `x.to(device)`, and it takes whole *trees* as well. A tree (in full *pytree*) is JAX's word for arrays in dicts, lists and tuples, nested as you like: a dict of all parameters is one, and a single array, too. Much in JAX takes trees, and `jax.tree.map(f, tree)` applies `f` to each array of one. An array that you make lands on the default device, which is the GPU if JAX sees one: there is usually no `.to(device)` in a JAX program at all. `fnet.devices()` says what there is and how to get what there is not.
 
 # %%
 print(x.shape, x.dtype, x.ndim, x.size)
 moved = fnet.to({"weight": y, "bias": y[0]}, "cpu")
 print(sorted(moved), moved["bias"].device.platform)
+print(jax.tree.map(lambda leaf: leaf.shape, moved))
 
 # %% [markdown]
 # ## Operations
 #
-# Indexing, slicing, arithmetic, `@`, broadcasting: as in NumPy, and so as in PyTorch. What has another name is little: `torch.cat` is `jnp.concatenate`, `dim=` is `axis=`, `x.view` is `x.reshape`.
+# Indexing, slicing, arithmetic, `@`, broadcasting: as in NumPy, and so as in PyTorch. What has another name:
+#
+# | PyTorch | here |
+# |---|---|
+# | `torch.zeros(2, 3)` | `fnet.zeros((2, 3))`: a shape is one argument |
+# | `torch.cat([a, b], dim=1)`, `torch.stack` | `jnp.concatenate([a, b], axis=1)`, `jnp.stack` |
+# | `x.sum(dim=1, keepdim=True)` | `x.sum(axis=1, keepdims=True)` |
+# | `x.view(2, -1)`, `x.permute(0, 2, 1)`, `x.unsqueeze(0)` | `x.reshape(2, -1)`, `x.transpose(0, 2, 1)`, `x[None]` |
+# | `x.size(0)`, `x.float()`, `x.long()` | `x.shape[0]`, `x.astype("float32")`, `x.astype("int32")` |
+# | `x.detach().cpu().numpy()` | `np.asarray(x)` |
+# | `x.cuda()` | `fnet.to(x, "gpu")`, seldom needed, as you saw |
 
 # %%
 t = jnp.arange(12.0).reshape(3, 4)

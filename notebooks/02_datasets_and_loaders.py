@@ -156,7 +156,7 @@ print("the stream begins with it:", np.array_equal(next(stream)[0], batch[0]))
 print("labels of the first batch in epochs 0, 1:", *(next(iter(loader.epoch(e)))[1][:6] for e in (0, 1)))
 
 # %% [markdown]
-# So a checkpoint needs to remember one integer about the data, the step. `threads=` and `processes=` (PyTorch's `num_workers`) prepare batches ahead and change nothing about what is in them.
+# So a checkpoint needs to remember one integer about the data, the step. `threads=` and `processes=` (PyTorch's `num_workers`) prepare batches ahead and change nothing about what is in them: threads for reading and decoding files, processes for what is computed in Python. Where PyTorch has `pin_memory=True` for the way to a GPU, `data.to_device(loader.epoch(0))` transfers batches ahead of their use.
 #
 # ## Splitting
 #
@@ -187,7 +187,7 @@ except ValueError as error:
 Image.fromarray(train_set[13][0][..., 0]).save(root / "images" / "013.png")  # repaired
 
 # %% [markdown]
-# **Exercise.** Make a regression dataset out of the classification one: the target of an image is the share of its pixels that are darker than half. Do not write a class. `data.Map(dataset, function)` is the dataset of `function(sample)`.
+# **Exercise.** Make a regression dataset out of the classification one: the target of an image is the share of its pixels that have more than half of the full ink (in these files 255 is ink, 0 is paper). Do not write a class. `data.Map(dataset, function)` is the dataset of `function(sample)`.
 #
 # <details>
 # <summary>Solution</summary>
@@ -195,7 +195,7 @@ Image.fromarray(train_set[13][0][..., 0]).save(root / "images" / "013.png")  # r
 # ```python
 # def ink(sample):
 #     image, _ = sample
-#     return image, np.float32((image > 127).mean())  # in these files 255 is ink
+#     return image, np.float32((image > 127).mean())
 #
 # inked = data.Map(dataset, ink)
 # images, targets = data.DataLoader(inked, batch_size=5).batch(0)

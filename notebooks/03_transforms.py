@@ -130,7 +130,7 @@ before_and_after({"before": np.asarray(batch), "F.cutout, compiled": np.asarray(
 # %% [markdown]
 # ## A transform of your own
 #
-# If it draws nothing, it is a function, and you are done. If it draws, it is a frozen dataclass with two methods: `draw` takes random numbers, `apply` uses them. Why two? So that a segmentation mask can be moved along with its image by the same draw.
+# If it draws nothing, it is a function, and you are done. If it draws, it is a frozen dataclass with two methods: `draw` takes random numbers, `apply` uses them. Why two? So that a segmentation mask can be moved along with its image by the same draw. `self.uniforms(rng, n)` gives *n* random numbers from 0 to 1; drawn by it, the transform has its `.batch` without further work.
 
 # %%
 from dataclasses import dataclass

@@ -64,7 +64,7 @@ print(model)
 params, state = model.init(jax.random.key(0), images)
 for name, p in fnet.named(params, model):  # model.named_parameters()
     print(f"{name:12} {p.shape!s:10} {p.dtype}")
-print("the dict itself:", jax.tree.map(lambda p: p.shape, params))
+print("the dict itself:", jax.tree.map(lambda p: p.shape, params))  # with the shape of each array in its place
 print("state:", state, "(this model has nothing to remember; below there is one that does)")
 
 # %% [markdown]
@@ -78,15 +78,24 @@ probabilities = F.softmax(logits, -1)
 print(logits.shape, probabilities.sum(axis=-1), "predicted:", probabilities.argmax(axis=-1))
 
 # %% [markdown]
+# Called as in PyTorch, with the images alone, it has no weights to compute with:
+
+# %%
+try:
+    model(images)
+except TypeError as error:
+    print("TypeError:", error)
+
+# %% [markdown]
 # Where is `.to(device)`? The weights are arrays, so they are where arrays are made: on the GPU if JAX sees one. Where is `requires_grad`? Notebook 5.
 #
 # ## Layer by layer
 #
-# PyTorch's tutorial takes a minibatch of three images through each layer. A layer alone is a model, too, so it is `init` and a call again. There is no `nn.ReLU`: what has no parameters is a function.
+# PyTorch's tutorial takes a minibatch of three images through each layer. A layer alone is a model, too, so it is `init` and a call again. There is no `nn.ReLU`: an activation has no parameters, so it is a function, `F.relu`.
 
 # %%
 flatten = nn.Flatten()
-flat = flatten({}, images)
+flat = flatten({}, images)  # it has no parameters: an empty dict
 print("Flatten  ", images.shape, "→", flat.shape)
 
 linear = nn.Linear(20)
@@ -131,7 +140,7 @@ except ValueError as error:
 # %% [markdown]
 # ## Layers that behave differently in training
 #
-# PyTorch has `model.train()` and `model.eval()`, which set a switch inside. Here it is an argument. Dropout needs random numbers in training: also an argument. BatchNorm remembers averages, in PyTorch by overwriting its buffers; here what a model remembers is its **state**, and a call in training *returns the new one*. The long form of the call, `apply`, is for these:
+# PyTorch has `model.train()` and `model.eval()`, which set a switch inside. Here it is an argument. Dropout needs random numbers in training: also an argument. BatchNorm remembers averages, in PyTorch by overwriting its buffers; here what a model remembers is its **state**, and a call in training *returns the new one*. The long form of the call, `apply`, is for these. (Convolutions have PyTorch's arguments less the first one, which is read from the data: `nn.Conv2d(3, 16, 3)` is `nn.Conv(16, 3)` here.)
 
 
 # %%
@@ -201,7 +210,7 @@ print(conv_model.map("drop", lambda layer: nn.Dropout(0.1)))
 # %% [markdown]
 # ## A layer of your own
 #
-# Most of what PyTorch needs a class for is a function here. You need a class when there is a *new kind of parameter*. It is a dataclass of its settings with two methods: `spec` says which arrays there are, `apply` uses them.
+# Most of what PyTorch needs a class for is a function here. You need a class when there is a *new kind of parameter*. It is a dataclass of its settings with two methods: `spec` says which arrays there are, `apply` uses them. (`frozen=True`: it cannot be changed, so it can be compared and be a key of a dict, as every model.)
 
 # %%
 from dataclasses import dataclass
@@ -243,7 +252,7 @@ print(scaled, {name: p.shape for name, p in fnet.named(params)}, sep="\n")
 # assert fnet.count(params) == 1040 and jnp.allclose(siamese(params, images, images), 1)
 # ```
 #
-# Two encoders with weights of their own would be two parts: `nn.Model(compare, left=nn.Linear(16), right=nn.Linear(16))`.
+# Two encoders with weights of their own would be two parts, `left` and `right`, and two arguments of `compare`.
 #
 # </details>
 #

@@ -119,6 +119,7 @@ print("loss before", batch_loss(params, images, labels), "after", batch_loss(ste
 # | `optimizer.zero_grad()` | nothing |
 # | `with torch.no_grad():` | nothing |
 # | `h.detach()` | `jax.lax.stop_gradient(h)` |
+# | `z.grad_fn` | there is no record; `jax.make_jaxpr(loss)(params, x, y)` prints the operations (notebook 8) |
 # | `p.requires_grad = False` (freeze) | take the gradient in the others only |
 #
 # The last line: `fnet.autograd.grad(f, selector)` differentiates in the leaves that a pattern names. For the others nothing is computed, and the tree has a hole in their place. (An optimizer does this for you: `optim.groups({"fc1.*": None, ...})`.)
@@ -149,7 +150,7 @@ print([float(jax.grad(powers)(2.0, n)) for n in range(1, 5)], "= 1, 2·2, 3·2²
 # %% [markdown]
 # ## Outputs that are no scalar: products with the Jacobian
 #
-# `out.backward(v)` in PyTorch is the product of *v* with the Jacobian. PyTorch's tutorial calls it twice to show a trap: the second call *adds* to the first, and the gradient is twice too large, unless you zero it between. `fnet.autograd.vjp` (or `jax.vjp`, which it is made of) is a function: call it twice and you get the same twice.
+# `jax.grad` is for functions whose value is one number, as `loss.backward()` is. For others, `out.backward(v)` in PyTorch is the product of *v* with the Jacobian. PyTorch's tutorial calls it twice to show a trap: the second call *adds* to the first, and the gradient is twice too large, unless you zero it between. `fnet.autograd.vjp` (or `jax.vjp`, which it is made of) is a function: call it twice and you get the same twice.
 
 # %%
 

@@ -139,6 +139,23 @@ print("differences from the parameters of the loop by hand, beyond rounding:", c
 plot.history(history, ["loss", "accuracy"])
 
 # %% [markdown]
+# What `train.supervised` wrote is a function that you can write yourself, whenever your batches or your loss have another form. It takes the parameters, the model's state (notebook 4) and a batch, and gives the loss, the new state, and what else you want to know:
+
+
+# %%
+def own_loss(params, state, batch, *, key=None, train=False):
+    images, labels = batch
+    logits, state = model.apply(params, state, images, key=key, train=train)
+    return F.cross_entropy(logits, labels), (state, {"accuracy": metrics.accuracy(logits, labels)})
+
+
+batch = train_loader.batch(0)
+print("own:       ", own_loss(run.params, run.state, batch))
+print("supervised:", loss(run.params, run.state, batch))
+grads, _ = jax.grad(own_loss, has_aux=True)(run.params, run.state, batch)  # of the first of the two values
+print("gradients: ", {name: round(float(jnp.linalg.norm(g)), 4) for name, g in fnet.named(grads)})
+
+# %% [markdown]
 # ## Learning rates: by hand, by schedule, by group
 #
 # A learning rate given as a number is in the state, where you can change it at any time, without compiling again. One given as a *schedule*, a function of the step, changes by itself. In PyTorch you call `scheduler.step()` and must remember where; here the optimizer counts its own updates.

@@ -118,7 +118,9 @@ except jax.errors.TracerBoolConversionError as error:
 # * Choose *a computation*, when the program runs: `jax.lax.cond(condition, f, g, x)`. One of the two runs. Loops likewise: `jax.lax.fori_loop`, `jax.lax.scan`.
 # * Choose *when the program is made*: the argument is a setting, not data. Name it in `static_argnames`, and it stays an ordinary Python value; each new value is a new program.
 #
-# An `if` on a shape, on a dtype, or on a setting is fine: these are known while tracing.
+# An `if` on a shape, on a dtype, or on a setting is fine: these are known while tracing. So is a Python `for` with a known number of turns, such as one over a list of layers: it is written down turn by turn.
+#
+# Whatever else needs numbers has an error of the same kind, which names its argument: `float(x)`, `x.item()`, `f"{x:.3f}"` and `np.asarray(x)` (return `x`, and convert it outside), `range(n)` (make `n` static, or use `fori_loop`), and `x[x > 0]`, since the *shape* of the result would depend on numbers (`jnp.where(x > 0, x, 0)`).
 
 # %%
 print(jax.jit(lambda x: jnp.where(x > 1, 1, x))(jnp.array([0.5, 2.0])))
