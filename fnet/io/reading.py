@@ -8,6 +8,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import BinaryIO, TypeVar
 
 import numpy as np
@@ -15,7 +16,8 @@ import numpy as np
 from fnet.io.safetensors import ALIGNMENT, FileError, Header, Tensor
 
 CHUNK = 1 << 20  # small enough that the checksum finds the bytes in the processor's cache
-BATCH = 8 << 20  # small tensors are read together until they have this many bytes
+BATCH = 16 << 20  # smaller tensors are read together until they have this many bytes, and share their memory
+HUGE = 2 << 20  # bytes of a huge page
 THREADS = min(8, os.cpu_count() or 1)
 T = TypeVar("T")
 
@@ -29,21 +31,26 @@ def read_tensors(
     """
     read_at = _reader(file)
 
-    def read(name: str) -> tuple[np.ndarray, int]:
-        tensor = header.tensors[name]
-        buffer = _aligned(tensor.nbytes)
-        crc, view = 0, buffer.data
-        for start in range(0, tensor.nbytes, CHUNK):
-            chunk = view[start : start + CHUNK]
-            position = header.data + tensor.start + start
-            while chunk:
-                count = read_at(chunk, position)
-                if not count:
-                    raise FileError(f"{path}: it became shorter while it was read")
-                if name in checksums:
-                    crc = zlib.crc32(chunk[:count], crc)
-                chunk, position = chunk[count:], position + count
-        return _as_tensor(buffer, tensor, name, path), crc
+    def read(batch: list[str]) -> dict[str, tuple[np.ndarray, int]]:
+        memory = _memory(sum(_padded(header.tensors[name].nbytes) for name in batch))
+        done = {}
+        for name in batch:
+            tensor = header.tensors[name]
+            buffer, memory = memory[: tensor.nbytes], memory[_padded(tensor.nbytes) :]
+            crc = fill(buffer.data, header.data + tensor.start, name in checksums)
+            done[name] = _as_tensor(buffer, tensor, name, path), crc
+        return done
+
+    def fill(view: memoryview, position: int, check: bool) -> int:
+        crc = 0
+        while view:
+            count = read_at(view[:CHUNK], position)
+            if not count:
+                raise FileError(f"{path}: it became shorter while it was read")
+            if check:
+                crc = zlib.crc32(view[:count], crc)
+            view, position = view[count:], position + count
+        return crc
 
     read_all = _each(read, {name: header.tensors[name].nbytes for name in names})
     _compare({name: crc for name, (_, crc) in read_all.items() if name in checksums}, checksums, path)
@@ -53,17 +60,21 @@ def read_tensors(
 def map_tensors(
     file: BinaryIO, header: Header, names: Iterable[str], checksums: Mapping[str, str], path: str
 ) -> dict[str, np.ndarray]:
-    """Read-only views of the file, which reads their bytes when they are touched (now, to check ``checksums``)."""
+    """Read-only views of the file, whose bytes are read when they are touched (now: booleans, and for checksums)."""
     mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
     arrays, sizes = {}, {}
     for name in names:
         tensor = header.tensors[name]
         start = header.data + tensor.start
         buffer = mapped[start : start + tensor.nbytes]
-        arrays[name] = _as_tensor(buffer, tensor, name, path, check=False)
+        arrays[name] = _as_tensor(buffer, tensor, name, path)
         if name in checksums:
             sizes[name] = tensor.nbytes
-    _compare(_each(lambda name: zlib.crc32(arrays[name].reshape(-1).view(np.uint8).data), sizes), checksums, path)
+
+    def check(batch: list[str]) -> dict[str, int]:
+        return {name: zlib.crc32(arrays[name].reshape(-1).view(np.uint8).data) for name in batch}
+
+    _compare(_each(check, sizes), checksums, path)
     return arrays
 
 
@@ -82,15 +93,30 @@ def _reader(file: BinaryIO) -> Callable[[memoryview, int], int]:
     return read_at
 
 
-def _aligned(nbytes: int) -> np.ndarray:
-    """Memory that starts where XLA on CPU takes a buffer over without a copy."""
-    buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
-    offset = -buffer.__array_interface__["data"][0] % ALIGNMENT
-    return buffer[offset : offset + nbytes]
+def _memory(nbytes: int) -> np.ndarray:
+    """New memory that starts where XLA on CPU takes a buffer over without a copy.
+
+    In huge pages where the system has them: memory in pages of 4 kB takes longer to get than to fill.
+    """
+    if nbytes < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
+        start = -buffer.__array_interface__["data"][0] % ALIGNMENT
+    else:
+        mapped = mmap.mmap(-1, nbytes + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        buffer = np.frombuffer(mapped, np.uint8)
+        start = -buffer.__array_interface__["data"][0] % HUGE
+        with suppress(OSError):  # a system without them
+            mapped.madvise(mmap.MADV_NOHUGEPAGE)  # no more memory than was asked for, but a sixteenth at most
+            mapped.madvise(mmap.MADV_HUGEPAGE, start, (nbytes + nbytes // 16) // HUGE * HUGE)
+    return buffer[start : start + nbytes]
 
 
-def _as_tensor(buffer: np.ndarray, tensor: Tensor, name: str, path: str, check: bool = True) -> np.ndarray:
-    if check and tensor.dtype == np.bool_ and buffer.size and buffer.max() > 1:
+def _padded(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def _as_tensor(buffer: np.ndarray, tensor: Tensor, name: str, path: str) -> np.ndarray:
+    if tensor.dtype == np.bool_ and buffer.size and buffer.max() > 1:
         raise FileError(f"{path}: {name!r} is boolean but holds other bytes than 0 and 1")
     try:
         return buffer.view(tensor.dtype).reshape(tensor.shape)
@@ -98,8 +124,8 @@ def _as_tensor(buffer: np.ndarray, tensor: Tensor, name: str, path: str, check: 
         raise FileError(f"{path}: {name!r} cannot have the shape {list(tensor.shape)}: {error}") from None
 
 
-def _each(work: Callable[[str], T], sizes: dict[str, int]) -> dict[str, T]:
-    """``{name: work(name)}``, the largest first, on several threads where there is enough to do."""
+def _each(work: Callable[[list[str]], dict[str, T]], sizes: dict[str, int]) -> dict[str, T]:
+    """The results of ``work`` on batches of names, the largest first, on several threads where there is enough."""
     batches: list[list[str]] = []
     room = 0
     for name in sorted(sizes, key=lambda name: -sizes[name]):
@@ -108,15 +134,10 @@ def _each(work: Callable[[str], T], sizes: dict[str, int]) -> dict[str, T]:
             room = BATCH
         batches[-1].append(name)
         room -= sizes[name]
-
-    def batch(names: list[str]) -> dict[str, T]:
-        return {name: work(name) for name in names}
-
     if len(batches) < 2:
-        done = map(batch, batches)
-        return {name: value for part in done for name, value in part.items()}
+        return {name: value for part in map(work, batches) for name, value in part.items()}
     with ThreadPoolExecutor(THREADS) as pool:
-        return {name: value for part in pool.map(batch, batches) for name, value in part.items()}
+        return {name: value for part in pool.map(work, batches) for name, value in part.items()}
 
 
 def _compare(found: dict[str, int], stored: Mapping[str, str], path: str) -> None:

@@ -90,9 +90,18 @@ class Header:
 
 
 def lay_out(specs: dict[str, tuple[np.dtype, tuple[int, ...]]]) -> dict[str, Tensor]:
-    """Give each tensor its place: the widest dtypes first, so that all of them are aligned when mapped."""
+    """Give each tensor its place, so that as many as can be are aligned for XLA when mapped, and all for numpy.
+
+    The format allows no gaps. So those whose size keeps the alignment come first, then the others, the widest dtypes
+    before the narrow ones.
+    """
+
+    def order(item: tuple[str, tuple[np.dtype, tuple[int, ...]]]) -> tuple[bool, int]:
+        _, (dtype, shape) = item
+        return math.prod(shape) * dtype.itemsize % ALIGNMENT != 0, -dtype.itemsize
+
     tensors, start = {}, 0
-    for name, (dtype, shape) in sorted(specs.items(), key=lambda item: -item[1][0].itemsize):
+    for name, (dtype, shape) in sorted(specs.items(), key=order):
         stop = start + math.prod(shape) * dtype.itemsize
         tensors[name] = Tensor(dtype, shape, start, stop)
         start = stop

@@ -138,8 +138,10 @@ def load(
         strict: False loads from the file what fits the template, leaves the rest what the template has, and warns
             with the list of what was skipped.
         verify: check the checksums of what is loaded; by default unless ``mmap``.
-        mmap: give every array as a read-only numpy view of the file, which is read when touched. `save` over the
-            file is safe then, since it makes a new one; writing into it is not.
+        mmap: map the file and read what is touched, when it is. Arrays of numpy are read-only views of the file; so
+            are JAX's on the CPU, where XLA can take them (64-byte aligned, as most are that `save` wrote); the
+            others are copied now. `save` over the file is safe, since it makes a new one. Whoever writes into the
+            file changes the arrays, and cutting it short ends the process.
 
     Raises:
         FileError: the file is damaged, is not in this format or does not fit the template, or holds classes that are
@@ -163,7 +165,7 @@ def load(
         chosen = list(found.leaves) if select is None else matching_names(select, found.abstract)
         classes = rebuild.find_classes(found.structure, None if select is None else chosen, types, path)
         arrays = _read(file, path, found, chosen, verify, mmap)
-        values = {name: _restore(found.leaves[name], arrays.get(name), mmap) for name in chosen}
+        values = {name: _restore(found.leaves[name], arrays.get(name)) for name in chosen}
         tree = rebuild.build(found.structure, values, classes, partial=select is not None)
         return {} if tree is rebuild.ABSENT else tree
 
@@ -193,12 +195,8 @@ def _read(
     return read(file, found.header, tensors, found.checksums if verify else {}, path)
 
 
-def _restore(leaf: Leaf, array: np.ndarray | None, mmap: bool, sharding: Any = None) -> Any:
-    if array is None:
-        return leaf.value
-    if mmap and leaf.kind == "jax":
-        leaf = replace(leaf, kind="numpy")
-    return leaves.restore(leaf, array, sharding)
+def _restore(leaf: Leaf, array: np.ndarray | None, sharding: Any = None) -> Any:
+    return leaf.value if array is None else leaves.restore(leaf, array, sharding)
 
 
 def _load_like(
@@ -223,9 +221,9 @@ def _load_like(
     spread = {name for name in result.fitting if _is_spread(found.leaves[name], there[name], template[name])}
     whole = [name for name in result.fitting if name not in spread]
     arrays = _read(file, path, found, whole, verify, mmap) | _read(file, path, found, spread, verify, mmap=True)
-    values = {name: _as_template(found.leaves[name], arrays.get(name), template[name], mmap) for name in result.fitting}
+    values = {name: _as_template(found.leaves[name], arrays.get(name), template[name]) for name in result.fitting}
     for name, value in values.items():
-        if narrows(there[name], template[name]) and not mmap and isinstance(value, np.ndarray):
+        if narrows(there[name], template[name]) and isinstance(value, np.ndarray):
             raise Misfit(_beyond(path, name, template[name]))
     if result.report:
         head = f"{path}: {len(result.fitting)} of {len(wanted)} leaves loaded; the others stay what the given tree has:"
@@ -242,7 +240,7 @@ def _is_spread(leaf: Leaf, found: Any, template: Any) -> bool:
     return template.sharding is not None and not template.sharding.is_fully_replicated
 
 
-def _as_template(leaf: Leaf, array: np.ndarray | None, template: Any, mmap: bool) -> Any:
+def _as_template(leaf: Leaf, array: np.ndarray | None, template: Any) -> Any:
     """The leaf as the kind of array that the template has there, with its sharding."""
     sharding = None
     if isinstance(template, jax.Array | jax.ShapeDtypeStruct):
@@ -250,7 +248,7 @@ def _as_template(leaf: Leaf, array: np.ndarray | None, template: Any, mmap: bool
         kind = "jax"
     else:
         kind = "scalar" if isinstance(template, np.generic) else "numpy"
-    return _restore(leaf if leaf.kind == "key" else replace(leaf, kind=kind), array, mmap, sharding)
+    return _restore(leaf if leaf.kind == "key" else replace(leaf, kind=kind), array, sharding)
 
 
 def load_named(path: str) -> dict[str, Any]:
@@ -258,7 +256,7 @@ def load_named(path: str) -> dict[str, Any]:
     with open(path, "rb") as file:
         found = contents.read_contents(file, path, verify=True)
         arrays = _read(file, path, found, found.leaves, verify=True, mmap=False)
-        return {name: _restore(leaf, arrays.get(name), False) for name, leaf in found.leaves.items()}
+        return {name: _restore(leaf, arrays.get(name)) for name, leaf in found.leaves.items()}
 
 
 def put_in(named: dict[str, Any], like: Any, where: str) -> Any:
