@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import re
 import secrets
 import threading
@@ -43,9 +44,9 @@ def write_file(
     room = len(header(dict.fromkeys(tensors, "00000000")))
     with replacing(path) as fd:
         os.lseek(fd, room, os.SEEK_SET)
-        checksums = {name: _write_array(fd, array, checksum) for name, array in zip(tensors, arrays, strict=True)}
+        checksums = _write_arrays(fd, zip(tensors, arrays, strict=True), checksum)
         os.lseek(fd, 0, os.SEEK_SET)
-        write_all(fd, memoryview(header(checksums)))
+        write_all(fd, memoryview(header({name: checksums[name] for name in tensors} if checksum else {})))
 
 
 @contextmanager
@@ -116,31 +117,39 @@ def _sync_folder(folder: str) -> None:
             os.close(fd)
 
 
-def _write_array(fd: int, array: np.ndarray, checksum: bool) -> str:
-    if checksum and array.nbytes > CHUNK and _is_plain(array):
-        return _write_beside(fd, array)
-    crc = 0
-    for chunk in _chunks(array):
-        if checksum:
-            crc = zlib.crc32(chunk, crc)
-        write_all(fd, chunk)
-    return f"{crc:08x}"
+def _write_arrays(fd: int, arrays: Iterable[tuple[str, np.ndarray]], checksum: bool) -> dict[str, str]:
+    """Write the arrays while another thread takes the checksums of the large ones, at most two arrays behind.
 
-
-def _write_beside(fd: int, array: np.ndarray) -> str:
-    """Write a large array while another thread takes its checksum.
-
-    A thread, not a pool: pools refuse work when the interpreter ends, which waits for a save in the background.
+    One thread for all of them, since a new one often begins on the processor that writes. A thread, not a pool: pools
+    refuse work when the interpreter ends, which waits for a save in the background.
     """
-    found: list[str] = []
-    other = threading.Thread(target=lambda: found.append(checksum_of(array)))
-    other.start()
+    found: dict[str, str] = {}
+    waiting: queue.Queue[tuple[str, np.ndarray] | None] = queue.Queue(1)
+
+    def take() -> None:
+        while (item := waiting.get()) is not None:
+            found[item[0]] = checksum_of(item[1])
+
+    other = threading.Thread(target=take)
     try:
-        for chunk in _chunks(array):
-            write_all(fd, chunk)
+        for name, array in arrays:
+            beside = checksum and array.nbytes > CHUNK and _is_plain(array)
+            if beside:
+                if not other.is_alive():
+                    other.start()
+                waiting.put((name, array))
+            crc = 0
+            for chunk in _chunks(array):
+                if checksum and not beside:
+                    crc = zlib.crc32(chunk, crc)
+                write_all(fd, chunk)
+            if not beside:
+                found[name] = f"{crc:08x}"
     finally:
-        other.join()
-    return found[0]
+        if other.is_alive():
+            waiting.put(None)
+            other.join()
+    return found
 
 
 def checksum_of(array: np.ndarray) -> str:
