@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from fnet.functional.dropout import MissingKey
 from fnet.functional.dtypes import as_float, to_weight_dtype
+from fnet.functional.once import once
 from fnet.functional.softplus import softpluses
 
 
@@ -35,7 +36,8 @@ def relu(x: ArrayLike) -> jax.Array:
     >>> relu(jnp.array([-1.0, 2.0]))
     Array([0., 2.], dtype=float32)
     """
-    return jax.nn.relu(as_float(x))
+    y = jax.nn.relu(as_float(x))
+    return once(y) if y.ndim > 3 else y  # images: what a convolution reads, and its weight gradient reads transposed
 
 
 def relu6(x: ArrayLike) -> jax.Array:
