@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -62,11 +65,7 @@ def attend_whole(
     dropout_p: float,
     dropout_key: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The output (…, L, H, Dv) and the weights (…, H, L, S), which under jit cost nothing where they are not used.
-
-    The division by the softmax's sum comes after the second matmul, on L x D numbers in place of L x S, so the
-    gradient needs no second pass over the scores (as in FlashAttention-2, Dao 2023, arXiv:2307.08691).
-    """
+    """The output (…, L, H, Dv) and the weights (…, H, L, S), which under jit cost nothing where they are not used."""
     wide = jnp.promote_types(query.dtype, jnp.float32)
     scores = _scores(query, key, scale, wide)
     if bias is not None:
@@ -75,14 +74,37 @@ def attend_whole(
     if mask is not None:
         scores = jnp.where(mask, scores, -jnp.inf)
     full = bias is None and visible.leaves_keys(*scores.shape[-2:])
+    mixed, weights = _average(scores, value, full)
+    if not (isinstance(dropout_p, float | int) and dropout_p == 0):
+        mixed = _mix(dropout(weights, dropout_p, key=dropout_key).astype(value.dtype), value)
+    return mixed.swapaxes(-3, -2).astype(value.dtype), weights.astype(query.dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _average(scores: jax.Array, value: jax.Array, full: bool) -> tuple[jax.Array, jax.Array]:
+    """The values averaged with the softmax of the scores as weights, (…, H, L, Dv), and the weights.
+
+    The division by the softmax's sum comes after the matmul, on L x Dv numbers in place of L x S (as in
+    FlashAttention-2, Dao 2023, arXiv:2307.08691). Unless `full`, a row may see nothing, and has weights of 0.
+    """
     # Where a row may see nothing, its largest score is taken as finite: exp(-inf) is 0, and inf - inf is NaN.
-    top = scores.max(-1, keepdims=True, initial=None if full else float(jnp.finfo(wide).min))
-    exps = jnp.exp(scores - jax.lax.stop_gradient(top))
+    top = scores.max(-1, keepdims=True, initial=None if full else float(jnp.finfo(scores.dtype).min))
+    exps = jnp.exp(scores - top)
     total = exps.sum(-1, keepdims=True)
     total = total if full else jnp.where(total == 0, 1, total)
-    kept = dropout(exps, dropout_p, key=dropout_key)
-    mixed = _mix(kept.astype(value.dtype), value, wide) / total
-    return mixed.swapaxes(-3, -2).astype(value.dtype), (exps / total).astype(query.dtype)
+    mixed = _mix(exps.astype(value.dtype), value)
+    return mixed / total.astype(mixed.dtype), exps / total
+
+
+@_average.defjvp
+def _average_jvp(full: bool, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> Any:
+    """From the weights, which the transpose then reads twice and makes nothing of again."""
+    (scores, value), (dscores, dvalue) = primals, tangents
+    weights = _average(scores, value, full)[1]
+    dweights = weights * (dscores - (weights * dscores).sum(-1, keepdims=True))
+    kept = weights.astype(value.dtype)
+    moved = _mix(dweights.astype(value.dtype), value) + _mix(kept, dvalue)
+    return (_mix(kept, value), weights), (moved, dweights)
 
 
 def _scores(query: jax.Array, key: jax.Array, scale: float, wide: jnp.dtype) -> jax.Array:
@@ -98,10 +120,10 @@ def _scores(query: jax.Array, key: jax.Array, scale: float, wide: jnp.dtype) -> 
     return scores if query.dtype == wide else scores * scale
 
 
-def _mix(weights: jax.Array, value: jax.Array, wide: jnp.dtype) -> jax.Array:
-    """weights value, (…, H, L, S) and (…, S, H or fewer, Dv) -> (…, H, L, Dv)."""
+def _mix(weights: jax.Array, value: jax.Array) -> jax.Array:
+    """weights value, (…, H, L, S) and (…, S, H or fewer, Dv) -> (…, H, L, Dv), in at least float32."""
     *leading, heads, length, keys = weights.shape
     kv_heads = value.shape[-2]
     rows = weights.reshape(*leading, kv_heads, heads // kv_heads * length, keys)
-    mixed = jnp.matmul(rows, value.swapaxes(-3, -2), preferred_element_type=wide)
+    mixed = jnp.matmul(rows, value.swapaxes(-3, -2), preferred_element_type=jnp.promote_types(value.dtype, jnp.float32))
     return mixed.reshape(*leading, heads, length, value.shape[-1])
