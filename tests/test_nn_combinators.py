@@ -68,6 +68,18 @@ def test_stack_broadcasts_the_other_inputs_and_splits_the_key():
     assert 0.2 < float((twice == 4).mean()) < 0.3, "two masks of their own leave a quarter; one mask would leave a half"
 
 
+def test_what_a_stack_keeps_for_its_gradient_changes_no_number(monkeypatch):
+    stack, results = nn.Stack(make(0.5), 3), []
+    params, state = stack.init(KEY, X)
+    loss = lambda p: jnp.sum(stack.apply(p, state, X, key=KEY, train=True)[0] ** 2)  # noqa: E731
+    for less in (True, False):
+        monkeypatch.setattr("fnet.nn.combinators._keeping_less_is_faster", lambda less=less: less)
+        gradient = jax.grad(lambda p: loss(p))
+        results.append(jax.jit(lambda p: jax.jvp(gradient, (p,), (p,)))(params))  # noqa: B023
+        assert ("remat" in str(jax.make_jaxpr(gradient)(params))) == less
+    assert not fnet.diff(*results, rtol=1e-5, atol=1e-6)
+
+
 def test_override_of_a_stacked_initialiser_is_per_layer():
     params, _ = nn.Stack(make(), 3).init(KEY, X, init={"fc.weight": init.orthogonal()})
     for w in params["fc"]["weight"]:
