@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,9 @@ def conv(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: A
         return jnp.concatenate(parts, -1)
     if len(stride) == 3:
         return _planes(x, weight, stride, pads, dilation)
+    if _phases_fit(x, weight.shape, stride, pads, dilation):
+        ones = (1,) * len(stride)
+        return phases.conv_dilated(x, weight, pads, dilation, lambda x, w, pads: conv(x, w, ones, pads, ones, 1))
     return _ungrouped(x, weight, stride, pads, dilation)
 
 
@@ -95,7 +99,16 @@ def _weight_gradient(
     return jax.linear_transpose(lambda w: plain.conv(x, w, stride, pads, dilation), weight)(dy)[0]
 
 
-def _winograd(x: jax.Array, shape: Axes, stride: Axes, pads: Pairs, dilation: Axes) -> bool:
+def _phases_fit(x: jax.Array, shape: Axes, stride: Axes, pads: Pairs, dilation: Axes) -> bool:
+    """Whether the phases of a dilated convolution are convolutions for Winograd's tiles."""
+    if max(dilation) == 1:
+        return False
+    sides = [-(-(n + sum(pad)) // d) for n, pad, d in zip(x.shape[1:-1], pads, dilation, strict=True)]
+    phase = jax.ShapeDtypeStruct((1, *sides, x.shape[-1]), x.dtype)
+    return _winograd(phase, shape, stride, ((0, 0),) * len(stride), (1,) * len(stride))
+
+
+def _winograd(x: Any, shape: Axes, stride: Axes, pads: Pairs, dilation: Axes) -> bool:
     """Whether tiles of 2x2 outputs fit the shapes, are worth their transforms, and fit the memory."""
     if shape[:-2] != (3, 3) or max(stride + dilation) > 1 or x.dtype not in (jnp.float32, jnp.float64):
         return False

@@ -1,4 +1,5 @@
-"""Strides without the zeros between: every `stride`-th position is a phase, and phases become channels."""
+"""Strides and dilations without the zeros between: every `stride`-th position is a phase. Of strides the phases become
+channels, of dilations examples."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from fnet.functional.convolution.arguments import Axes
 from fnet.functional.convolution.cpu.windows import output_size
-from fnet.functional.convolution.padding import Pairs
+from fnet.functional.convolution.padding import Pairs, pad_axes
 
 Conv = Callable[[jax.Array, jax.Array, Pairs], jax.Array]  # stride and dilation are 1
 
@@ -39,6 +40,24 @@ def conv_transpose(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, c
     order = [0] + [axis for i in range(rank) for axis in (1 + i, 1 + rank + i)] + [1 + 2 * rank]
     y = y.transpose(order).reshape(y.shape[0], *(c * s for c, s in zip(count, stride, strict=True)), out_channels)
     return y[(slice(None), *(slice(h, h + o) for h, o in zip(skip, out, strict=True)))]
+
+
+def conv_dilated(x: jax.Array, weight: jax.Array, pads: Pairs, dilation: Axes, conv: Conv) -> jax.Array:
+    """A dilated convolution as a plain one of the phases of its input, of which it never puts two together."""
+    rank = len(dilation)
+    x = pad_axes(x, pads, "zeros", "conv")
+    size, kernel = x.shape[1:-1], weight.shape[:rank]
+    out = output_size(size, kernel, (1,) * rank, ((0, 0),) * rank, dilation)
+    counts = [-(-n // d) for n, d in zip(size, dilation, strict=True)]
+    split = _split(x, counts, dilation, 1)  # (count, phase) for each axis
+    apart, inside = range(2, 2 * rank + 2, 2), range(1, 2 * rank + 1, 2)
+    split = split.transpose(0, *apart, *inside, 2 * rank + 1)
+    y = conv(split.reshape(-1, *counts, x.shape[-1]), weight, ((0, 0),) * rank)
+    y = y.reshape(x.shape[0], *dilation, *y.shape[1:])
+    order = [axis for i in range(rank) for axis in (1 + rank + i, 1 + i)]
+    y = y.transpose(0, *order, 2 * rank + 1)
+    y = y.reshape(x.shape[0], *(y.shape[1 + 2 * i] * d for i, d in enumerate(dilation)), y.shape[-1])
+    return y[(slice(None), *(slice(o) for o in out))]
 
 
 def _split(x: jax.Array, counts: list[int], stride: Axes, first: int) -> jax.Array:
