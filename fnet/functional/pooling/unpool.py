@@ -54,8 +54,7 @@ def max_unpool(
 
     Raises ValueError for sizes that do not fit, and for an index outside the output (NaN under jit).
 
-    >>> y, indices = max_pool(jnp.array([[[1.0], [2.0], [4.0], [3.0]]]), 2, return_indices=True)
-    >>> max_unpool(y, indices, 2).ravel().tolist()
+    >>> max_unpool(jnp.array([[[2.0], [4.0]]]), jnp.array([[[1], [2]]]), 2).ravel().tolist()
     [0.0, 2.0, 4.0, 0.0]
     """
     x, indices = jnp.asarray(x), jnp.asarray(indices)
