@@ -1,15 +1,17 @@
 """A diffusion model of MNIST's digits: a U-Net that learns to take noise out of images, and so makes them from noise.
 
-Denoising diffusion (Ho et al. 2020, arXiv:2006.11239), sampled in 50 steps (DDIM: Song et al. 2021, arXiv:2010.02502)
-with averaged weights. MNIST's four files are looked for in the folder that the environment variable FNET_DATA names, in
-``mnist/``. The number at the end is how far the samples are from real digits, as ``_distance.py`` measures it, beside
-held-out digits and noise. Killed and started again, it goes on where it was.
+Denoising diffusion (Ho et al. 2020, arXiv:2006.11239) with the velocity as the target (Salimans & Ho 2022,
+arXiv:2202.00512), sampled in 50 steps (DDIM: Song et al. 2021, arXiv:2010.02502) with averaged weights. MNIST's four
+files are looked for in the folder that the environment variable FNET_DATA names, in ``mnist/``. The number at the end
+is how far the samples are from real digits, as ``_distance.py`` measures it, beside held-out digits and noise. Killed
+and started again, it goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,48 +25,59 @@ import fnet
 import fnet.functional as F
 from fnet import data, io, models, nn, optim, plot, train
 
-TIMES = 1000
-SIGNAL = jnp.cumprod(1 - jnp.linspace(1e-4, 0.02, TIMES))  # ᾱ: the share of the image in the variance at each time
+
+def in_patches(x: jax.Array, time: jax.Array, net: Any) -> jax.Array:
+    """The U-Net sees 14 × 14 patches of 2 × 2 pixels: a quarter of the places, and so more channels for the time."""
+    return F.pixel_shuffle(net(F.pixel_unshuffle(x, 2), 1000 * time), 2)
+
+
+def make_model(widths: Sequence[int]) -> nn.Model:
+    """(noisy images (n, 28, 28, 1), times (n,)) -> velocities (n, 28, 28, 1)."""
+    return nn.Model(in_patches, net=models.unet(4, tuple(widths), timed=True))
+
+
+def shares(time: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How much of the image and how much of the noise there is at a time from 0 to 1; the squares sum to one."""
+    return jnp.cos(jnp.pi / 2 * time), jnp.sin(jnp.pi / 2 * time)
 
 
 def make_loss(model: nn.Model) -> train.step.Loss:
-    """The squared error of the noise that the model finds in an image: equation 14 of the paper."""
+    """The squared error of the velocity, the derivative of the noisy image by the angle between image and noise."""
 
     def loss(params: Any, state: Any, images: Any, *, key: Any, train: bool = False) -> Any:
         time_key, noise_key = jax.random.split(key)
         x = images / 127.5 - 1
-        time = jax.random.randint(time_key, (len(x),), 0, TIMES)
+        time = jax.random.uniform(time_key, (len(x),))
         noise = jax.random.normal(noise_key, x.shape)
-        signal = SIGNAL[time][:, None, None, None]
-        noisy = jnp.sqrt(signal) * x + jnp.sqrt(1 - signal) * noise
-        return F.mse_loss(model(params, noisy, time), noise), (state, {})
+        of_image, of_noise = shares(time[:, None, None, None])
+        velocity = of_image * noise - of_noise * x
+        return F.mse_loss(model(params, of_image * x + of_noise * noise, time), velocity), (state, {})
 
     return loss
 
 
 @partial(jax.jit, static_argnums=(0, 3, 4))
 def sample(model: nn.Model, params: Any, key: jax.Array, count: int, steps: int = 50) -> jax.Array:
-    """Images (count, 28, 28, 1) of 0 to 255, from noise: equation 12 of DDIM with σ = 0."""
-    times = jnp.linspace(TIMES - 1, 0, steps).astype("int32")
+    """Images (count, 28, 28, 1) of 0 to 255, from noise: DDIM without noise on the way."""
 
-    def denoise(x: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        time, after = step
-        signal, next_signal = SIGNAL[time], jnp.where(after < 0, 1.0, SIGNAL[after])
-        noise = model(params, x, jnp.full(count, time))
-        image = jnp.clip((x - jnp.sqrt(1 - signal) * noise) / jnp.sqrt(signal), -1, 1)
-        noise = (x - jnp.sqrt(signal) * image) / jnp.sqrt(1 - signal)
-        return jnp.sqrt(next_signal) * image + jnp.sqrt(1 - next_signal) * noise, None
+    def denoise(x: jax.Array, time: jax.Array) -> tuple[jax.Array, None]:
+        of_image, of_noise = shares(time)
+        velocity = model(params, x, jnp.full(count, time))
+        image = jnp.clip(of_image * x - of_noise * velocity, -1, 1)
+        noise = (x - of_image * image) / of_noise
+        of_image, of_noise = shares(time - 1 / steps)
+        return of_image * image + of_noise * noise, None
 
     start = jax.random.normal(key, (count, 28, 28, 1))
-    x, _ = jax.lax.scan(denoise, start, (times, jnp.append(times[1:], -1)))
+    x, _ = jax.lax.scan(denoise, start, jnp.linspace(1, 1 / steps, steps))
     return ((x + 1) * 127.5).clip(0, 255)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64], help="channels of the U-Net's levels")
+    parser.add_argument("--widths", type=int, nargs="+", default=[32, 64], help="channels of the U-Net's levels")
     parser.add_argument("--samples", type=int, default=2000, help="to measure the distance with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/diffusion"), help="checkpoints and picture go here")
@@ -78,9 +91,9 @@ def main() -> None:
     except FileNotFoundError as error:
         raise SystemExit(error) from None
     loader = data.DataLoader(images, args.batch, shuffle=True, seed=args.seed, last="drop")
-    model = models.unet(1, tuple(args.widths), timed=True)
+    model = make_model(args.widths)
     rate = optim.warmup(optim.cosine(2e-3, args.steps), min(200, args.steps))
-    opt = optim.ema(optim.clip_by_global_norm(optim.adamw(rate, weight_decay=0.0), 1.0), decay=0.995)
+    opt = optim.ema(optim.clip_by_global_norm(optim.adamw(rate, weight_decay=0.0), 1.0), decay=0.998)
     x = jnp.zeros((args.batch, 28, 28, 1))
     run = train.start(model, opt, jax.random.key(args.seed), x, jnp.zeros(args.batch))
     print(f"{fnet.count(run.params):,} parameters, {args.steps} steps of {args.batch} images")

@@ -1,9 +1,10 @@
 """Teach a small network with the soft answers of a larger one (Hinton et al. 2015, arXiv:1503.02531).
 
-The teacher is a LeNet, the student one hidden layer of 32 units; the student learns MNIST twice from the same initial
-weights, once from the labels alone and once from the teacher's probabilities too: "a 7 that looks a little like a 1"
-says more than "7". The files of MNIST are looked for in the folder that the environment variable FNET_DATA names, in
-mnist/. What was finished before a kill is not done again.
+The teacher is a LeNet that has seen all of MNIST. The student, one hidden layer of 64 units, has 5,000 images of it,
+and learns them twice from the same initial weights and in the same order, once from the labels alone and once from the
+teacher's probabilities too: "a 7 that looks a little like a 1" says more than "7". Three students are taught so, each
+with its own 5,000 images. The files of MNIST are looked for in the folder that the environment variable FNET_DATA
+names, in mnist/. What was finished before a kill is not done again.
 """
 
 from __future__ import annotations
@@ -39,33 +40,29 @@ def distilled(student: Any, teacher: Any, teacher_params: Any, temperature: floa
     return loss
 
 
-def fit(loss: Any, opt: Any, run: Any, loader: Any, held_out: Any, epochs: int, folder: Path) -> Any:
+def fit(step: Any, run: Any, loader: Any, epochs: int, folder: Path, evaluate: Any) -> Any:
     """Train to the end, from the last checkpoint in the folder if there is one; the run and its history."""
-    step = train.make_step(loss, opt)
     log = train.JSONLines(folder / "history.jsonl")
     with io.Checkpoints(folder, keep=1, sigterm=True) as ckpt, train.History(log) as history:
         if ckpt.steps():
             run = ckpt.restore(like=run)
-            print(f"{folder.name} goes on from step {int(run.step)} of {epochs * len(loader)}", flush=True)
+            print(f"{folder} goes on from step {int(run.step)} of {epochs * len(loader)}", flush=True)
         if int(run.step) < epochs * len(loader):
-            run, _ = train.fit(
-                step, run, loader, epochs=epochs, callbacks=[ckpt], history=history,
-                evaluate=lambda run: train.evaluate(loss, run, held_out),
-            )  # fmt: skip
+            run, _ = train.fit(step, run, loader, epochs=epochs, callbacks=[ckpt], history=history, evaluate=evaluate)
     return run, history
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=10, help="of the student; the teacher has 3")
-    parser.add_argument("--width", type=int, default=32, help="hidden units of the student")
+    parser.add_argument("--images", type=int, default=5000, help="that the student has")
+    parser.add_argument("--epochs", type=int, default=20, help="of the student; the teacher has 3")
+    parser.add_argument("--width", type=int, default=64, help="hidden units of the student")
     parser.add_argument("--temperature", type=float, default=4.0)
     parser.add_argument("--alpha", type=float, default=0.9, help="weight of the teacher's answers, 0 to 1")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=3, help="how many students are taught in both ways")
     parser.add_argument("--out", type=Path, default=Path("runs/distillation"), help="folder of checkpoints and picture")
     parser.add_argument("--short", action="store_true", help="one epoch of 1,000 images, to see that it runs")
     args = parser.parse_args()
-    epochs = 1 if args.short else args.epochs
 
     try:
         train_set, test_set = data.mnist()
@@ -73,7 +70,8 @@ def main() -> None:
         raise SystemExit(error) from None
     if args.short:
         train_set, test_set = data.Subset(train_set, range(1000)), data.Subset(test_set, range(500))
-    loader = data.DataLoader(train_set, batch_size=128, shuffle=True, seed=args.seed, last="drop")
+        args.images, args.epochs, args.seeds = 500, 1, 1
+    loader = data.DataLoader(train_set, batch_size=128, shuffle=True, last="drop")
     held_out = data.DataLoader(test_set, batch_size=500, last="pad")
     images, _ = loader.batch(0)
 
@@ -81,32 +79,45 @@ def main() -> None:
     student = nn.Sequential(to_float=data.transforms.ToFloat(), net=models.mlp(10, (args.width,)))
     accuracy = {"accuracy": metrics.accuracy}
 
+    def score(loss: Any) -> Any:
+        return lambda run: train.evaluate(loss, run, held_out)
+
     teacher_epochs = 1 if args.short else 3
     opt = optim.adamw(optim.cosine(2e-3, teacher_epochs * len(loader)))
-    teacher_loss = train.supervised(teacher, F.cross_entropy, accuracy)
-    run = train.start(teacher, opt, jax.random.key(args.seed), images)
-    taught, _ = fit(teacher_loss, opt, run, loader, held_out, teacher_epochs, args.out / "teacher")
-    right = train.evaluate(teacher_loss, taught, held_out)["accuracy"]
-    print(f"teacher, {fnet.count(taught.params):,} parameters: {1 - right:.2%} wrong")
+    loss = train.supervised(teacher, F.cross_entropy, accuracy)
+    run = train.start(teacher, opt, jax.random.key(0), images)
+    step = train.make_step(loss, opt)
+    taught, history = fit(step, run, loader, teacher_epochs, args.out / "teacher", score(loss))
+    teacher_wrong = 1 - history["eval_accuracy"][-1]
+    print(f"teacher, {fnet.count(taught.params):,} parameters: {teacher_wrong:.2%} wrong")
 
     # Both students begin with the same weights and see the same batches.
-    opt = optim.adamw(optim.cosine(2e-3, epochs * len(loader)))
-    start = train.start(student, opt, jax.random.key(args.seed + 1), images)
+    opt = optim.adamw(optim.cosine(2e-3, args.epochs * (args.images // 128)))
     alone = train.supervised(student, F.cross_entropy, accuracy)
-    losses = {
-        "labels alone": alone,
-        "with teacher": distilled(student, teacher, taught.params, args.temperature, args.alpha),
-    }
+    by_teacher = distilled(student, teacher, taught.params, args.temperature, args.alpha)
+    steps = {"labels alone": train.make_step(alone, opt), "with teacher": train.make_step(by_teacher, opt)}
+    wrong: dict[str, list[Any]] = {name: [] for name in steps}
+    for seed in range(args.seeds):
+        few = data.Subset(train_set, np.random.default_rng(seed).permutation(len(train_set))[: args.images])
+        loader = data.DataLoader(few, batch_size=128, shuffle=True, seed=seed, last="drop")
+        start = train.start(student, opt, jax.random.key(seed + 1), images)
+        for name, step in steps.items():
+            folder = args.out / f"{name.replace(' ', '-')}-{seed}"
+            run, history = fit(step, start, loader, args.epochs, folder, score(alone))
+            wrong[name].append(100 * (1 - history["eval_accuracy"]))
+
+    print(f"student, {fnet.count(run.params):,} parameters and {args.images:,} images, wrong of the held-out images:")
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
-    for name, loss in losses.items():
-        run, history = fit(loss, opt, start, loader, held_out, epochs, args.out / name.replace(" ", "-"))
-        wrong = 1 - train.evaluate(alone, run, held_out)["accuracy"]
-        print(f"student, {fnet.count(run.params):,} parameters, {name}: {wrong:.2%} wrong")
-        errors = 100 * (1 - history["eval_accuracy"])
-        axes.plot(np.arange(1, len(errors) + 1), errors, "o-", markersize=4, label=f"student, {name}: {wrong:.2%}")
-    axes.axhline(100 * (1 - right), color="black", linewidth=0.8, linestyle="--", label=f"teacher: {1 - right:.2%}")
+    for name, curves in wrong.items():
+        mean, last = np.mean(curves, axis=0), [curve[-1] for curve in curves]
+        print(f"  {name}: {mean[-1]:.2f} % ({', '.join(f'{value:.2f}' for value in last)})")
+        epochs = np.arange(1, len(mean) + 1)
+        axes.plot(epochs, mean, "o-", markersize=4, label=f"student, {name}: {mean[-1]:.2f} %")
+        axes.fill_between(epochs, np.min(curves, axis=0), np.max(curves, axis=0), alpha=0.2)
+    axes.axhline(100 * teacher_wrong, color="black", linewidth=0.8, linestyle="--", label="teacher")
     axes.set(xlabel="epoch", ylabel="% of held-out images wrong", title="the same small network, taught in two ways")
+    axes.set_ylim(0, 3 * max(np.mean(curves, axis=0)[-1] for curves in wrong.values()))
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(args.out / "distillation.png", dpi=120)

@@ -69,21 +69,37 @@ def write(model: nn.Model, params: Any, prompt: np.ndarray, count: int, key: jax
     return np.asarray(go(prompt, key))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", type=Path, help="a text file to learn from in place of Shakespeare")
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--length", type=int, default=64, help="characters through which gradients go back")
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=1)
-    parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--prompt", default="ROMEO:\n", help="what the samples begin with")
-    parser.add_argument("--out", type=Path, default=Path("runs/lstm_lm"), help="checkpoints, sample, picture go here")
-    parser.add_argument("--short", action="store_true", help="a small model and little text, to see that it runs")
-    args = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--text", type=Path, help="a text file to learn from in place of Shakespeare")
+    p.add_argument("--epochs", type=int, default=6)
+    p.add_argument("--batch", type=int, default=32)
+    p.add_argument("--length", type=int, default=64, help="characters through which gradients go back")
+    p.add_argument("--width", type=int, default=256)
+    p.add_argument("--layers", type=int, default=1)
+    p.add_argument("--dropout", type=float, default=0.1)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--prompt", default="ROMEO:\n", help="what the samples begin with")
+    p.add_argument("--out", type=Path, default=Path("runs/lstm_lm"), help="checkpoints, sample and picture go here")
+    p.add_argument("--short", action="store_true", help="a small model and little text, to see that it runs")
+    return p
 
+
+def make_optimizer(steps: int) -> Any:
+    rate = optim.warmup(optim.cosine(4e-3, steps), min(100, steps))
+    return optim.clip_by_global_norm(optim.adam(rate), 1.0)
+
+
+def start(model: nn.Model, opt: Any, loader: data.DataLoader, seed: int) -> train.TrainState:
+    """The run before its first step; its state is the LSTM's memory, blank."""
+    ids = loader.batch(0)[0]
+    run = train.start(model, opt, jax.random.key(seed), ids)
+    memory = jax.eval_shape(model, run.params, ids)[1]
+    return run._replace(state=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), memory))
+
+
+def main() -> None:
+    args = parser().parse_args()
     try:
         text = args.text.read_text(encoding="utf-8") if args.text else "".join(data.tiny_shakespeare())
     except FileNotFoundError as error:
@@ -96,14 +112,9 @@ def main() -> None:
     test_loader = in_rows(tokenizer.encode(held_out), 1, args.length)
     steps = args.epochs * len(loader)
 
-    model = models.lstm_lm(tokenizer.vocab_size, args.width, args.layers, args.dropout)
-    rate = optim.warmup(optim.cosine(4e-3, steps), min(100, steps))
-    opt = optim.clip_by_global_norm(optim.adam(rate), 1.0)
-    run = train.start(model, opt, jax.random.key(args.seed), loader.batch(0)[0])
-    memory = jax.eval_shape(model, run.params, jax.ShapeDtypeStruct((args.batch, 1), "int32"))[1]
-    blank = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), memory)
-    run = run._replace(state=blank)
-    alone = jax.tree.map(lambda a: a[..., :1, :], blank)  # the memory of a batch of one
+    model, opt = models.lstm_lm(tokenizer.vocab_size, args.width, args.layers, args.dropout), make_optimizer(steps)
+    run = start(model, opt, loader, args.seed)
+    alone = jax.tree.map(lambda a: jnp.zeros_like(a[..., :1, :]), run.state)  # the memory of a batch of one
     print(f"{fnet.count(run.params):,} parameters, {args.epochs} epochs of {len(loader)} steps")
     loss = make_loss(model)
 

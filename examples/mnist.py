@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="default: 10 for the MLP, 5 for the CNN")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder of checkpoints and pictures; default: runs/<dataset>-<model>")
-    parser.add_argument("--short", action="store_true", help="one epoch of 2,000 images, to see that it runs")
+    parser.add_argument("--short", action="store_true", help="one epoch of 500 images, to see that it runs")
     args = parser.parse_args()
     out = args.out or Path("runs") / f"{args.dataset}-{args.model}"
     epochs = 1 if args.short else args.epochs or {"mlp": 10, "cnn": 5}[args.model]
@@ -58,7 +58,7 @@ def main() -> None:
         raise SystemExit(f"{error} (here: --download)") from None
     classes = test_set.classes
     if args.short:
-        train_set, test_set = data.Subset(train_set, range(2000)), data.Subset(test_set, range(500))
+        train_set, test_set = data.Subset(train_set, range(500)), data.Subset(test_set, range(500))
     loader = data.DataLoader(train_set, batch_size=128, shuffle=True, seed=args.seed, last="drop")
     test_loader = data.DataLoader(test_set, batch_size=500, last="pad")
 

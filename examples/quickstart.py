@@ -41,7 +41,10 @@ def main() -> None:
     epochs = 2 if args.short else args.epochs or (60 if small else 10)
 
     # Data: samples are (image of bytes, label); a batch is a pure function of the seed and the step.
-    train_set, test_set = data.digits() if small else data.mnist()
+    try:
+        train_set, test_set = data.digits() if small else data.mnist()
+    except FileNotFoundError as error:
+        raise SystemExit(error) from None
     loader = data.DataLoader(train_set, batch_size=64 if small else 128, shuffle=True, seed=args.seed, last="drop")
     test_loader = data.DataLoader(test_set, batch_size=512, last="pad")
     images, labels = loader.batch(0)
