@@ -55,7 +55,7 @@ def fit(step: Any, run: Any, loader: Any, epochs: int, folder: Path, evaluate: A
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5000, help="that the student has")
-    parser.add_argument("--epochs", type=int, default=20, help="of the student; the teacher has 3")
+    parser.add_argument("--epochs", type=int, default=40, help="of the student; the teacher has 3")
     parser.add_argument("--width", type=int, default=64, help="hidden units of the student")
     parser.add_argument("--temperature", type=float, default=4.0)
     parser.add_argument("--alpha", type=float, default=0.9, help="weight of the teacher's answers, 0 to 1")

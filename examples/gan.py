@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +93,7 @@ def main() -> None:
     generator_params, state = generator.init(generator_key, jnp.zeros((1, LATENT)))
     critic_params, _ = critic.init(critic_key, jnp.zeros((1, 28, 28, 1)))
     params = {"generator": generator_params, "critic": critic_params}
-    opt = optim.ema(optim.adam(optim.cosine(5e-4, steps), (0.5, 0.999)), decay=0.995)
+    opt = optim.adam(optim.cosine(5e-4, steps), (0.5, 0.999))
     run = train.TrainState(params, state, opt.init(params), key, jnp.int32(0))
     print(f"{fnet.count(generator_params):,} parameters draw, {fnet.count(critic_params):,} judge; {steps} steps")
 
@@ -112,10 +111,8 @@ def main() -> None:
 
     plot.history(history, ["critic", "generator"]).savefig(args.out / "losses.png", dpi=120)
     latents = jax.random.normal(jax.random.key(args.seed + 1), (args.samples, LATENT))
-    # Averaged weights draw better, but BatchNorm's running statistics are not theirs: the batch's own take their place.
-    averaged = opt.eval_params(run.opt_state, run.params)["generator"]
-    drawn, _ = jax.jit(partial(generator.apply, train=True))(averaged, run.state, latents)
-    samples = np.asarray((drawn + 1) * 127.5)
+    drawer = run._replace(params=run.params["generator"])
+    samples = (np.asarray(train.predict(generator, drawer, latents)) + 1) * 127.5
     picture = args.out / "samples.png"
     plot.images(samples[:60] / 255, rows=5, columns=12).savefig(picture, dpi=120)
     distance = Distance(args.out.parent / "digit_features.safetensors", epochs=0 if args.short else 2)
