@@ -296,9 +296,15 @@ def write(results: list[dict], tuning_steps: int, steps: int, folder: Path) -> N
             rate = f"{r['rate']:.2g}{'*' if r['edge'] else ''}"
             lines.append(f"| {r['rule']} | {value} | {spread} | {rate} |")
         lines.append("")
-        names, values = [r["rule"] for r in rows][::-1], [r["test"] for r in rows][::-1]
+        names, values = [r["rule"] for r in rows][::-1], [1 - r["test"] if accuracy else r["test"] for r in rows][::-1]
         axes.errorbar(values, names, xerr=[r["spread"] / 2 for r in rows][::-1], fmt="o", markersize=4)
-        axes.set_xlabel(f"{problem}: {unit}")
+        axes.set_xlabel(f"{problem}: {'test error' if accuracy else unit}")
+        if accuracy:  # on a linear axis one bad rule would make the others look the same
+            ticks = [0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5]
+            axes.set_xscale("log")
+            axes.set_xticks(ticks, [f"{tick:.0%}" for tick in ticks])
+            axes.set_xticks([], minor=True)
+            axes.set_xlim(0.8 * min(values), 1.1 * max(values))
         axes.grid(alpha=0.3)
     figure.savefig(folder / "optimizers.png", dpi=110)
     page = folder / "optimizers.md"

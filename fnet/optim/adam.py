@@ -51,22 +51,22 @@ class adam(Moments):
     def rule(self, now: Now, params: PyTree, grads: PyTree, memory: State) -> tuple[PyTree, State]:
         """Algorithm 1, ``p - lr · m̂ / (√v̂ + ε)``, the bias corrections taken out of the leaves' loop (section 2)."""
         rate = now.hyper.lr / now.hyper.b1.correction(now.t)
-        root = jnp.sqrt(now.hyper.b2.correction(now.t))
+        scale = now.hyper.b2.root_scale(now.t)
 
         def leaf(h: Any, p: Any, g: Any, slots: State) -> tuple[Any, State]:
             p, g = self.decay(h, p, g)
             mu = h.b1.mix(slots["mu"], g)
             nu = h.b2.mix(slots["nu"], g * g)
-            new, deviation = {"mu": mu, "nu": nu}, jnp.sqrt(nu) / h.root
+            new, deviation = {"mu": mu, "nu": nu}, jnp.sqrt(nu) * h.scale
             if self.amsgrad == "corrected":
-                new["nu_max"] = jnp.maximum(slots["nu_max"], nu / h.root**2)
+                new["nu_max"] = jnp.maximum(slots["nu_max"], nu * h.scale**2)
                 deviation = jnp.sqrt(new["nu_max"])
             elif self.amsgrad:
                 new["nu_max"] = jnp.maximum(slots["nu_max"], nu)
-                deviation = jnp.sqrt(new["nu_max"]) / h.root
+                deviation = jnp.sqrt(new["nu_max"]) * h.scale
             return p - h.rate * mu / (deviation + h.eps), new
 
-        return now.each(leaf, params, grads, memory, rate=rate, root=root)
+        return now.each(leaf, params, grads, memory, rate=rate, scale=scale)
 
     def decay(self, h: Any, p: Any, g: Any) -> tuple[Any, Any]:
         """``(p, g)`` after weight decay."""

@@ -56,16 +56,16 @@ class nadam(Moments):
         product = (memory["mu_product"] * momentum(t)).astype(memory["mu_product"].dtype)
         of_g = h.lr * (1 - momentum(t)) / (1 - product)
         of_mu = h.lr * momentum(t + 1) / (1 - product * momentum(t + 1))
-        root = jnp.sqrt(h.b2.correction(t))
+        scale = h.b2.root_scale(t)
 
         def leaf(h: Any, p: Any, g: Any, slots: State) -> tuple[Any, State]:
             p, g = (shrink(h, p), g) if self.decoupled_weight_decay else (p, l2(h, p, g))
             mu = h.b1.mix(slots["mu"], g)
             nu = h.b2.mix(slots["nu"], g * g)
-            return p - (h.of_g * g + h.of_mu * mu) / (jnp.sqrt(nu) / h.root + h.eps), {"mu": mu, "nu": nu}
+            return p - (h.of_g * g + h.of_mu * mu) / (jnp.sqrt(nu) * h.scale + h.eps), {"mu": mu, "nu": nu}
 
         slots = {name: memory[name] for name in self.slots}
-        params, slots = now.each(leaf, params, grads, slots, of_g=of_g, of_mu=of_mu, root=root)
+        params, slots = now.each(leaf, params, grads, slots, of_g=of_g, of_mu=of_mu, scale=scale)
         return params, {**slots, "mu_product": product}
 
 
@@ -178,14 +178,14 @@ class adabelief(Moments):
     def rule(self, now: Now, params: PyTree, grads: PyTree, memory: State) -> tuple[PyTree, State]:
         """``s_t = β2 s_{t-1} + (1 - β2) (g_t - m_t)² + ε``, ``p - lr · m̂ / (√ŝ + ε)``."""
         rate = now.hyper.lr / now.hyper.b1.correction(now.t)
-        root = jnp.sqrt(now.hyper.b2.correction(now.t))
+        scale = now.hyper.b2.root_scale(now.t)
 
         def leaf(h: Any, p: Any, g: Any, slots: State) -> tuple[Any, State]:
             mu = h.b1.mix(slots["mu"], g)
             nu = h.b2.mix(slots["nu"], (g - mu) ** 2) + h.eps
-            return shrink(h, p) - h.rate * mu / (jnp.sqrt(nu) / h.root + h.eps), {"mu": mu, "nu": nu}
+            return shrink(h, p) - h.rate * mu / (jnp.sqrt(nu) * h.scale + h.eps), {"mu": mu, "nu": nu}
 
-        return now.each(leaf, params, grads, memory, rate=rate, root=root)
+        return now.each(leaf, params, grads, memory, rate=rate, scale=scale)
 
 
 @dataclass(frozen=True, repr=False)
@@ -222,17 +222,17 @@ class yogi(Moments):
 
     def rule(self, now: Now, params: PyTree, grads: PyTree, memory: State) -> tuple[PyTree, State]:
         """``v_t = v_{t-1} - (1 - β2) sign(v_{t-1} - g²) g²``, ``p - lr · m̂ / (√v̂ + ε)``."""
-        rate, root = now.hyper.lr, jnp.ones(())
+        rate, scale = now.hyper.lr, jnp.ones(())
         if self.bias_correction:
             rate = rate / now.hyper.b1.correction(now.t)
-            root = jnp.sqrt(now.hyper.b2.correction(now.t))
+            scale = now.hyper.b2.root_scale(now.t)
 
         def leaf(h: Any, p: Any, g: Any, slots: State) -> tuple[Any, State]:
             mu = h.b1.mix(slots["mu"], g)
             nu = slots["nu"] - h.b2.rest * jnp.sign(slots["nu"] - g * g) * g * g
-            return shrink(h, p) - h.rate * mu / (jnp.sqrt(nu) / h.root + h.eps), {"mu": mu, "nu": nu}
+            return shrink(h, p) - h.rate * mu / (jnp.sqrt(nu) * h.scale + h.eps), {"mu": mu, "nu": nu}
 
-        return now.each(leaf, params, grads, memory, rate=rate, root=root)
+        return now.each(leaf, params, grads, memory, rate=rate, scale=scale)
 
 
 @dataclass(frozen=True, repr=False)

@@ -34,6 +34,13 @@ class Decay(NamedTuple):
         """
         return -jnp.expm1(t * jnp.log1p(-self.rest))
 
+    def root_scale(self, t: jax.Array) -> jax.Array:
+        """``1 / √correction(t)``: what takes the bias out of the root of an average of squares.
+
+        A factor and no divisor: XLA's loops would divide every element by it, beside the division they are there for.
+        """
+        return 1 / jnp.sqrt(self.correction(t))
+
 
 def check(owner: str, name: str, value: Any, decay: bool) -> None:
     """Raise TypeError or ValueError unless ``value`` can be the hyperparameter ``name`` of ``owner``."""

@@ -102,14 +102,14 @@ class lamb(PerLayer, Moments):
     eps: Rate = 1e-6
 
     def rule(self, now: Now, params: PyTree, grads: PyTree, memory: State) -> tuple[PyTree, State]:
-        first = now.hyper.b1.correction(now.t)
-        root = jnp.sqrt(now.hyper.b2.correction(now.t))
+        first = 1 / now.hyper.b1.correction(now.t)
+        scale = now.hyper.b2.root_scale(now.t)
 
         def leaf(h: Any, p: Any, g: Any, slots: State) -> tuple[Any, State]:
             mu = h.b1.mix(slots["mu"], g)
             nu = h.b2.mix(slots["nu"], g * g)
-            u = (mu / h.first) / (jnp.sqrt(nu) / h.root + h.eps)
+            u = h.first * mu / (jnp.sqrt(nu) * h.scale + h.eps)
             u = u if h.weight_decay is None else u + h.weight_decay * p
             return p - h.lr * trust(norm(p), norm(u)) * u, {"mu": mu, "nu": nu}
 
-        return self.by_layer(now, leaf, params, grads, memory, first=first, root=root)
+        return self.by_layer(now, leaf, params, grads, memory, first=first, scale=scale)

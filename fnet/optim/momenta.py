@@ -47,14 +47,14 @@ class adan(Moments):
         """``p - lr · (m̂ + β2 d̂) / (√n̂ + ε)``, d the average of ``d_t = g_t - g_{t-1}``, n of ``(g_t + β2 d_t)²``."""
         h, t = now.hyper, now.t
         rate, of_diff = h.lr / h.b1.correction(t), h.b2.keep * h.lr / h.b2.correction(t)
-        shared = {"rate": rate, "of_diff": of_diff, "root": jnp.sqrt(h.b3.correction(t)), "first": t == 1}
+        shared = {"rate": rate, "of_diff": of_diff, "scale": h.b3.root_scale(t), "first": t == 1}
 
         def leaf(h: Any, p: Any, g: Any, slots: State) -> tuple[Any, State]:
             difference = jnp.where(h.first > 0, 0, g - slots["previous"])
             mu = h.b1.mix(slots["mu"], g)
             diff = h.b2.mix(slots["diff"], difference)
             nu = h.b3.mix(slots["nu"], (g + h.b2.keep * difference) ** 2)
-            step = (h.rate * mu + h.of_diff * diff) / (jnp.sqrt(nu) / h.root + h.eps)
+            step = (h.rate * mu + h.of_diff * diff) / (jnp.sqrt(nu) * h.scale + h.eps)
             if self.no_prox or h.weight_decay is None:
                 p = shrink(h, p) - step
             else:
@@ -109,16 +109,16 @@ class ademamix(Moments):
         alpha = h.alpha * jnp.minimum(t / self.alpha_warmup, 1) if self.alpha_warmup else h.alpha
         slow = warmed(h.b3, h.b1, jnp.minimum(t / self.beta3_warmup, 1)) if self.beta3_warmup else h.b3
         of_fast = 1 / h.b1.correction(t)
-        root = jnp.sqrt(h.b2.correction(t))
+        scale = h.b2.root_scale(t)
 
         def leaf(h: Any, p: Any, g: Any, slots: State) -> tuple[Any, State]:
             mu = h.b1.mix(slots["mu"], g)
             mu_slow = h.slow.mix(slots["mu_slow"], g)
             nu = h.b2.mix(slots["nu"], g * g)
-            u = (h.of_fast * mu + h.mixed * mu_slow) / (jnp.sqrt(nu) / h.root + h.eps)
+            u = (h.of_fast * mu + h.mixed * mu_slow) / (jnp.sqrt(nu) * h.scale + h.eps)
             return shrink(h, p) - h.lr * u, {"mu": mu, "mu_slow": mu_slow, "nu": nu}
 
-        return now.each(leaf, params, grads, memory, mixed=alpha, slow=slow, of_fast=of_fast, root=root)
+        return now.each(leaf, params, grads, memory, mixed=alpha, slow=slow, of_fast=of_fast, scale=scale)
 
 
 def warmed(end: Decay, start: Decay, progress: jax.Array) -> Decay:

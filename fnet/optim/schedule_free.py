@@ -181,8 +181,8 @@ class schedule_free_adamw(ScheduleFree):
         return {"lr": self.lr, "b2": self.betas[1], "eps": self.eps, "weight_decay": self.weight_decay or None}
 
     def shared(self, now: Now) -> dict[str, Any]:
-        return {"root": jnp.sqrt(now.hyper.b2.correction(now.t))}
+        return {"scale": now.hyper.b2.root_scale(now.t)}
 
     def direction(self, h: Any, y: Any, g: Any, slots: State) -> tuple[Any, State]:
         nu = h.b2.mix(slots["nu"], g * g)
-        return l2(h, y, g / (jnp.sqrt(nu) / h.root + h.eps)), {"nu": nu}
+        return l2(h, y, g / (jnp.sqrt(nu) * h.scale + h.eps)), {"nu": nu}
