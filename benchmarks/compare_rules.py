@@ -278,8 +278,8 @@ def write(results: list[dict], tuning_steps: int, steps: int, folder: Path) -> N
         + f"The best then took {steps} steps with each of three other seeds, whose mean on test data is in the tables. "
         "The spread is that of the three; differences below it mean nothing. So short a race says who starts well, not "
         "who ends best. SOAP and Shampoo renew their bases and roots every 20 updates; of a side above 512 SOAP has no "
-        'basis and Shampoo the diagonal. "Grafted" is `momentum=0.9, graft="diagonal"`; without it the first roots, of '
-        "one gradient, serve for 20 updates, and only low rates are stable. Rprop and L-BFGS, which are for full "
+        'basis and Shampoo the diagonal. "Grafted" is `momentum=0.9, graft="diagonal"`, without which Shampoo is as in '
+        "the paper. Rprop and L-BFGS, which are for full "
         "batches, take no part." + missing,
         "",
     ]
