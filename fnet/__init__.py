@@ -47,9 +47,20 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 
+# What has another name in PyTorch.
+_PYTORCH = {
+    "Tensor": "jax.Array", "cat": "jax.numpy.concatenate", "concat": "jax.numpy.concatenate",
+    "stack": "jax.numpy.stack", "matmul": "x @ y", "device": "fnet.to(x, device)", "cuda": "fnet.devices()",
+    "manual_seed": "key = jax.random.key(seed), given to what is random",
+    "no_grad": "nothing: no graph is kept unless jax.grad asks", "compile": "jax.jit", "utils": "fnet.data",
+    "float32": "jax.numpy.float32", "int64": "jax.numpy.int32, as JAX has 32 bits unless it is told otherwise",
+}  # fmt: skip
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module 'fnet' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+        instead = f"; in its place is {_PYTORCH[name]}" if name in _PYTORCH else ""
+        raise AttributeError(f"module 'fnet' has no attribute {name!r}{instead}", name=name, obj=sys.modules[__name__])
     if name in _HOME_OF:
         value = getattr(importlib.import_module(f"fnet.{_HOME_OF[name]}"), name)
     else:

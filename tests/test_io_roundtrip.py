@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import fnet
-from fnet import io
+from fnet import io, nn
 from fnet.io.safetensors import read_header
 from fnet.io.structure import map_leaves
 
@@ -265,6 +265,7 @@ def test_64_bits_with_and_without_x64(tmp_path):
         ({"a": np.ma.array([1.0], mask=[True])}, "'a': it is a MaskedArray"),
         ({"a": jax.ShapeDtypeStruct((1,), "float32")}, "'a': it is a ShapeDtypeStruct"),
         ({"a": b"bytes"}, "'a': it is a bytes"),
+        ({"a": nn.Linear(3)}, "'a': it is a Linear, and a model is code, which makes it again: save its params"),
         ({"a": {1, 2}}, "'a': it is a set"),
     ],
 )

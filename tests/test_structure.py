@@ -199,6 +199,8 @@ def test_the_front_door_opens(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'fnet' has no attribute 'tensr'"):
         _ = fnet.tensr  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="no attribute 'cat'; in its place is jax.numpy.concatenate"):
+        _ = fnet.cat  # type: ignore[attr-defined]
 
 
 def public_functions() -> Iterator[tuple[str, types.FunctionType]]:

@@ -220,6 +220,9 @@ def test_what_is_given_for_another_thing_is_named():
         (lambda: train.evaluate(loss, run, loader.dataset), r"got ArrayDataset; .* data.DataLoader\(dataset"),
         (lambda: train.predict(model, run, loader), r"inputs and not a DataLoader; .* for x, \*_ in loader.epoch\(0\)"),
         (lambda: optim.set_hyper(run, lr=0.1), "set_hyper takes the state of .*got TrainState.*run.opt_state"),
+        (lambda: train.make_step(F.cross_entropy, optim.sgd()), "takes a loss.*cross_entropy cannot be called so"),
+        (lambda: train.evaluate(lambda params, state, batch: 0.0, run, loader), "cannot be called so: .*keyword"),
+        (lambda: F.cross_entropy(model.apply(run.params, run.state, X), Y), "output, state = model.apply"),
         (lambda: optim.get_hyper(run, "lr"), "get_hyper takes the state of an optimizer"),
     ):
         with pytest.raises(TypeError, match=message):

@@ -26,6 +26,8 @@ def at_least_float32(x: ArrayLike, where: str) -> jax.Array:
     >>> at_least_float32(jnp.ones(2, jnp.bfloat16), "loss").dtype
     dtype('float32')
     """
+    if isinstance(x, tuple) and len(x) == 2 and isinstance(x[1], dict):
+        raise TypeError(f"{where}: got what apply gives, which is two things: output, state = model.apply(…)")
     x = jnp.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise TypeError(

@@ -65,7 +65,13 @@ def describe(node: Any, arrays: dict[str, Any], name: str = "", depth: int = 0) 
         return {KINDS[type(node)]: below(node.items())}
     parts = expand(node)
     if parts is None:
-        raise TypeError(f"cannot save {name!r}: it is a {type(node).__name__}, expected {ACCEPTED}")
+        what = f"cannot save {name!r}: it is a {type(node).__name__}"
+        if hasattr(node, "spec") and hasattr(node, "apply"):
+            raise TypeError(
+                f"{what}, and a model is code, which makes it again: save its params and its state. io.export writes "
+                "what a model computes, together with them"
+            )
+        raise TypeError(f"{what}, expected {ACCEPTED}")
     children = [(tree.unescape(part), child) for part, child in parts[0]]
     if len(dict(children)) < len(children):
         raise TypeError(f"cannot save {name!r}: two parts of this {type(node).__name__} have the same name")

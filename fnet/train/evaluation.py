@@ -13,7 +13,7 @@ import numpy as np
 from fnet import tree
 from fnet.metrics import Partial
 from fnet.train.state import TrainState
-from fnet.train.step import Loss, check_run, checked, refuse_model
+from fnet.train.step import Loss, check_loss, check_run, checked
 
 
 def evaluate(loss: Loss, run: TrainState, batches: Any) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def evaluate(loss: Loss, run: TrainState, batches: Any) -> dict[str, Any]:
     >>> sorted(train.evaluate(train.supervised(model, F.cross_entropy), run, [(x, y)]))
     ['loss']
     """
-    refuse_model(loss, "evaluate")
+    check_loss(loss, "evaluate")
     check_run(run, "evaluate")
     if not isinstance(batches, Iterable):
         raise TypeError(

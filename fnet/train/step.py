@@ -55,7 +55,7 @@ def make_step(
     if isinstance(microbatches, bool) or not isinstance(microbatches, int) or microbatches < 1:
         raise ValueError(f"make_step: microbatches must be an integer of at least 1, got {microbatches!r}")
 
-    refuse_model(loss, "make_step")
+    check_loss(loss, "make_step")
 
     guard = Guard(strict)
 
@@ -162,10 +162,20 @@ def _of_one_batch(metrics: Mapping[str, Any]) -> Metrics:
     }
 
 
-def refuse_model(loss: Any, where: str) -> None:
-    """Raise TypeError when a model is given where its loss is meant."""
+def check_loss(loss: Any, where: str) -> None:
+    """Raise TypeError when a model, or a function of other arguments, is given where a loss is meant."""
     if is_layer(loss):
         raise TypeError(f"{where} takes a loss, got a model; train.supervised(model, F.cross_entropy) makes one of it")
+    try:
+        inspect.signature(loss).bind(None, None, None, key=None, train=False)
+    except ValueError:  # it says nothing about its parameters
+        return
+    except TypeError as error:
+        raise TypeError(
+            f"{where} takes a loss (params, state, batch, *, key, train) -> (scalar, (new state, {{metric: value}})), "
+            f"and {getattr(loss, '__name__', loss)} cannot be called so: {error}. "
+            "train.supervised(model, F.cross_entropy) makes one of a loss of outputs and labels"
+        ) from None
 
 
 def check_run(run: Any, where: str) -> None:
