@@ -63,15 +63,14 @@ def describe(node: Any, arrays: dict[str, Any], name: str = "", depth: int = 0) 
     if type(node) in KINDS:
         _check_keys(node, name)
         return {KINDS[type(node)]: below(node.items())}
+    if hasattr(node, "spec") and hasattr(node, "apply"):
+        raise TypeError(
+            f"cannot save {name!r}: it is a {type(node).__name__}, and a model is code, which makes it again: save its "
+            "params and its state. io.export writes what a model computes, together with them"
+        )
     parts = expand(node)
     if parts is None:
-        what = f"cannot save {name!r}: it is a {type(node).__name__}"
-        if hasattr(node, "spec") and hasattr(node, "apply"):
-            raise TypeError(
-                f"{what}, and a model is code, which makes it again: save its params and its state. io.export writes "
-                "what a model computes, together with them"
-            )
-        raise TypeError(f"{what}, expected {ACCEPTED}")
+        raise TypeError(f"cannot save {name!r}: it is a {type(node).__name__}, expected {ACCEPTED}")
     children = [(tree.unescape(part), child) for part, child in parts[0]]
     if len(dict(children)) < len(children):
         raise TypeError(f"cannot save {name!r}: two parts of this {type(node).__name__} have the same name")
