@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,17 +19,17 @@ hypothesis.settings.load_profile("fnet")
 # Files that take long and say little more about another version of jax than the others do: left out with --quick.
 LONG = {
     "test_data_processes", "test_functional_augment", "test_io_damage", "test_io_kill", "test_loss_fused",
-    "test_loss_pytorch", "test_loss_sequence", "test_optim_averaging", "test_optim_elementwise",
-    "test_optim_every_rule", "test_optim_layers", "test_optim_matrix", "test_optim_precision", "test_optim_rules",
-    "test_optim_whole_tree", "test_optim_wrappers", "test_resume",
+    "test_loss_pytorch", "test_loss_sequence", "test_models", "test_nn_transforms", "test_optim_averaging",
+    "test_optim_elementwise", "test_optim_every_rule", "test_optim_layers", "test_optim_matrix",
+    "test_optim_precision", "test_optim_rules", "test_optim_whole_tree", "test_optim_wrappers", "test_resume",
+    "test_train_kill",
 }  # fmt: skip
 
 
-CASES = 2  # of those that a test is parametrized with, with --quick
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--quick", action="store_true", help="leave out the longest files, and most cases of each test")
+    parser.addoption(
+        "--quick", action="store_true", help="leave out the longest files, and all but one case of each test"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,15 +43,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --quick each test function runs, with its first cases."""
+    """With --quick each test function runs, with its first case."""
     if not config.getoption("--quick"):
         return
-    seen: Counter[str] = Counter()
+    seen: set[str] = set()
     kept, left_out = [], []
     for item in items:
         function = item.nodeid.partition("[")[0]
-        seen[function] += 1
-        (kept if seen[function] <= CASES else left_out).append(item)
+        (left_out if function in seen else kept).append(item)
+        seen.add(function)
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
 
