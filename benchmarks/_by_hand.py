@@ -37,10 +37,10 @@ def step_by_hand(rule: str) -> Any:
         r1, r2 = (jnp.where(b == jnp.float32(c), jnp.float32(1 - c), 1 - b) for b, c in ((b1, 0.9), (b2, 0.999)))
         mu = jax.tree.map(lambda m, g: b1 * m + r1 * g, s["mu"], grads)
         nu = jax.tree.map(lambda v, g: b2 * v + r2 * (g * g), s["nu"], grads)
-        c1, c2 = -jnp.expm1(t * jnp.log1p(-r1)), jnp.sqrt(-jnp.expm1(t * jnp.log1p(-r2)))
+        c1, scale = -jnp.expm1(t * jnp.log1p(-r1)), 1 / jnp.sqrt(-jnp.expm1(t * jnp.log1p(-r2)))
 
         def one(p: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
-            return p * (1 - lr * decay) - lr / c1 * m / (jnp.sqrt(v) / c2 + eps)
+            return p * (1 - lr * decay) - lr / c1 * m / (jnp.sqrt(v) * scale + eps)
 
         return jax.tree.map(one, params, mu, nu), s | {"step": t, "mu": mu, "nu": nu}
 
