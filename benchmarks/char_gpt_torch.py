@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _turns import print_in_turns
 from torch import nn
 from torch.nn import functional
 
@@ -137,21 +137,10 @@ def main() -> None:
     opt = make_optimizer(model)
 
     if args.compare:
-        takes = {
-            "PyTorch": lambda count: [train_step(model, opt, tokens, 0, args.steps) for _ in range(count)],
-            "fnet": fnet_steps(tokenizer.vocab_size, ids),
-        }
-        times: dict[str, list[float]] = {name: [] for name in takes}
-        for round_number in range(6):
-            for name, take in takes.items():
-                begin = time.perf_counter()
-                take(20)
-                if round_number:  # the first one compiles
-                    times[name].append((time.perf_counter() - begin) / 20 * 1e3)
-        for name, values in times.items():
-            print(f"{name:8} {statistics.median(values):.1f} ms a step ({min(values):.1f} – {max(values):.1f})")
-        ratios = [ours / theirs for ours, theirs in zip(times["fnet"], times["PyTorch"], strict=True)]
-        print(f"fnet / PyTorch {statistics.median(ratios):.2f}")
+        take = fnet_steps(tokenizer.vocab_size, ids)
+        print_in_turns(
+            lambda _: [train_step(model, opt, tokens, 0, args.steps) for _ in range(20)], lambda _: take(20), steps=20
+        )
         return
 
     begin = time.perf_counter()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _turns import print_in_turns
 from torch import nn
 from torch.nn import functional
 
@@ -110,21 +110,16 @@ def main() -> None:
     training = Training(tokenizer.vocab_size, args.epochs * len(loader))
 
     if args.compare:
-        takes = {
-            "PyTorch": lambda batches: [training.take(batch) for batch in batches],
-            "fnet": fnet_steps(tokenizer.vocab_size, loader, training.steps),
-        }
-        times: dict[str, list[float]] = {name: [] for name in takes}
-        for round_number in range(6):
-            for name, take in takes.items():
-                begin = time.perf_counter()
-                take(loader.batch(10 * round_number + n) for n in range(10))
-                if round_number:  # the first one compiles
-                    times[name].append((time.perf_counter() - begin) / 10 * 1e3)
-        for name, values in times.items():
-            print(f"{name:8} {statistics.median(values):.1f} ms a step ({min(values):.1f} – {max(values):.1f})")
-        ratios = [ours / theirs for ours, theirs in zip(times["fnet"], times["PyTorch"], strict=True)]
-        print(f"fnet / PyTorch {statistics.median(ratios):.2f}")
+        ours = fnet_steps(tokenizer.vocab_size, loader, training.steps)
+
+        def batches(number: int) -> Any:
+            return (loader.batch(10 * number + n) for n in range(10))
+
+        print_in_turns(
+            lambda number: [training.take(batch) for batch in batches(number)],
+            lambda number: ours(batches(number)),
+            steps=10,
+        )
         return
 
     test_loader = lstm_lm.in_rows(tokenizer.encode(held_out), 1, LENGTH)

@@ -63,7 +63,9 @@ def describe(node: Any, arrays: dict[str, Any], name: str = "", depth: int = 0) 
     if type(node) in KINDS:
         _check_keys(node, name)
         return {KINDS[type(node)]: below(node.items())}
-    if hasattr(node, "spec") and hasattr(node, "apply"):
+    from fnet.nn.core.walk import is_layer  # here, since plain trees are saved without loading the layers
+
+    if is_layer(node):
         raise TypeError(
             f"cannot save {name!r}: it is a {type(node).__name__}, and a model is code, which makes it again: save its "
             "params and its state. io.export writes what a model computes, together with them"

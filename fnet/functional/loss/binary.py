@@ -35,8 +35,7 @@ def binary_cross_entropy_with_logits(
     valid = probabilities(targets, where, "targets", mask)
     (x, t), mask = aligned(where, mask, input=logits, target=targets)
     positive = t if pos_weight is None else t * broadcast(pos_weight, x, where, "pos_weight")
-    of_zero, of_one = softpluses(x)
-    loss = positive * of_one + (1 - t) * of_zero
+    loss = _entropy(x, positive, 1 - t)
     if weight is not None:
         loss = loss * broadcast(weight, x, where, "weight")
     return reduce(or_nan(loss, valid), reduction, mask, costly=True)
@@ -101,8 +100,7 @@ def multilabel_soft_margin_loss(
     where = "multilabel_soft_margin_loss"
     valid = probabilities(target, where, "targets", mask)
     (x, t), mask = aligned(where, mask, True, input=input, target=target)
-    of_zero, of_one = softpluses(x)
-    loss = t * of_one + (1 - t) * of_zero
+    loss = _entropy(x, t, 1 - t)
     if weight is not None:
         loss = loss * broadcast(weight, x, where, "weight")
     return reduce(or_nan(loss, valid).mean(-1), reduction, mask)
@@ -130,13 +128,18 @@ def sigmoid_focal_loss(
     where = "sigmoid_focal_loss"
     valid = probabilities(targets, where, "targets", mask)
     (x, t), mask = aligned(where, mask, input=inputs, target=targets)
-    of_zero, of_one = softpluses(x)
-    entropy = t * of_one + (1 - t) * of_zero
+    entropy = _entropy(x, t, 1 - t)
     # sigmoid(-x) and not 1 - sigmoid(x), which is 0 long before the logit is large.
     loss = entropy * power(t * jax.nn.sigmoid(-x) + (1 - t) * jax.nn.sigmoid(x), gamma)
     if alpha >= 0:
         loss = loss * (alpha * t + (1 - alpha) * (1 - t))
     return reduce(or_nan(loss, valid), reduction, mask, costly=True)
+
+
+def _entropy(x: jax.Array, one: jax.Array, zero: jax.Array) -> jax.Array:
+    """-log of the probability of each answer under logits x, weighted by how much of each is true."""
+    of_zero, of_one = softpluses(x)
+    return one * of_one + zero * of_zero
 
 
 @jax.custom_jvp

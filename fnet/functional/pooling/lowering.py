@@ -41,14 +41,20 @@ def added(dtype: Any) -> Join:
 
 def pool(x: jax.Array, windows: list[Window], join: Join) -> jax.Array:
     """The values of each window put together."""
-    pads = {window.axis: window.pads for window in windows}
-    if any(pad != (0, 0) for pad in pads.values()):
-        x = jax.lax.pad(x, join.start, [(*pads.get(axis, (0, 0)), 0) for axis in range(x.ndim)])
+    x = padded(x, windows, join.start)
     if not _takes_apart():
         return _reduce_window(x, windows, join)
     if all(window.tiles for window in windows):
         return _pool_tiles(x, windows, join)
     return _pool_slices(x, windows, join) if all(w.kernel <= FEW for w in windows) else _reduce_window(x, windows, join)
+
+
+def padded(x: jax.Array, windows: list[Window], value: Any) -> jax.Array:
+    """`x` with the padding of its windows, made of one value."""
+    pads = {window.axis: window.pads for window in windows}
+    if all(pad == (0, 0) for pad in pads.values()):
+        return x
+    return jax.lax.pad(x, value, [(*pads.get(axis, (0, 0)), 0) for axis in range(x.ndim)])
 
 
 def _takes_apart() -> bool:

@@ -8,9 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from fnet.functional.ids import in_range
+from fnet.functional.pooling.lowering import largest, padded
 from fnet.functional.pooling.ranks import with_rank
 from fnet.functional.pooling.windows import Sizes, Window, each
 from fnet.functional.reduction import or_nan
@@ -21,11 +23,7 @@ def max_with_indices(x: jax.Array, windows: list[Window]) -> tuple[jax.Array, ja
     spatial = tuple(window.size for window in windows)
     place = jnp.arange(math.prod(spatial), dtype=jnp.int32).reshape(*spatial, 1)
     place = jnp.broadcast_to(place, x.shape)
-    pads: list[tuple[int, int, int]] = [(0, 0, 0)] * x.ndim
-    for window in windows:
-        pads[window.axis] = (*window.pads, 0)
-    low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min
-    best, place = jax.lax.pad(x, jnp.array(low, x.dtype), pads), jax.lax.pad(place, jnp.int32(-1), pads)
+    best, place = padded(x, windows, largest(x.dtype).start), padded(place, windows, np.int32(-1))
     for w in reversed(windows):  # the last axis first, so that of equal values the first in C order stays
         reach = (w.out - 1) * w.stride + 1
         starts = range(0, w.kernel * w.dilation, w.dilation)
