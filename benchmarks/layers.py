@@ -12,6 +12,7 @@ own dispatch. float32 throughout.
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -147,11 +148,11 @@ def medians(runs: dict[str, Run], rounds: int, seconds: float) -> dict[str, floa
         run()
         repeats[name] = max(1, round(seconds / (time.perf_counter() - begin)))
     times: dict[str, list[float]] = {name: [] for name in runs}
-    names = list(runs)
-    for number in range(rounds):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            runs[name]()  # not timed: the threads of whoever came before may still spin, and the cache is theirs
+    rng = random.Random(0)
+    for _ in range(rounds):
+        # In a random order: PyTorch's threads spin on after its turn, which makes the next one up to 1.6x slower.
+        for name in rng.sample(list(runs), len(runs)):
+            runs[name]()  # not timed: the cache is that of whoever came before
             begin = time.perf_counter()
             for _ in range(repeats[name]):
                 runs[name]()
@@ -182,8 +183,10 @@ def main() -> None:
     chosen = {name: case for name, case in cases.items() if fnmatch(name, args.only)}
     if not chosen:
         parser.error(f"no case matches {args.only!r}; there are\n  " + "\n  ".join(cases))
-    print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, torch {torch.__version__} with "
-          f"{torch.get_num_threads()} threads, {args.rounds} rounds; ms, and in brackets as a multiple of fnet's\n")
+    print(
+        f"jax {jax.__version__} on {jax.devices()[0].device_kind}, torch {torch.__version__} with "
+        f"{torch.get_num_threads()} threads, {args.rounds} rounds; ms, and in brackets as a multiple of fnet's\n"
+    )
     heads = [f"{what} {library}" for what in ("forward", "+ gradients") for library in LIBRARIES]
     if args.markdown:
         print("| case | " + " | ".join(heads) + " |\n" + "|---" * (len(heads) + 1) + "|")

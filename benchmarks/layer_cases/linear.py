@@ -17,8 +17,8 @@ def linear(leading: tuple[int, ...], n_in: int, n_out: int) -> Case:
     def equinox(key: jax.Array) -> Any:
         module = eqx.nn.Linear(n_in, n_out, key=key)
         for _ in leading[2:]:
-            module = jax.vmap(module)
-        return jax.vmap(module) if len(leading) > 1 else module
+            module = eqx.filter_vmap(module)
+        return eqx.filter_vmap(module) if len(leading) > 1 else module
 
     return Case(
         f"{'x'.join(map(str, leading))}, {n_in} to {n_out}",
@@ -40,7 +40,7 @@ CASES = [
         fnet=lambda: nn.Embedding(1000, 64),
         torch=lambda: torch.nn.Embedding(1000, 64),
         flax=lambda rngs: nnx.Embed(1000, 64, rngs=rngs),
-        equinox=lambda key: jax.vmap(eqx.nn.Embedding(1000, 64, key=key)),
+        equinox=lambda key: eqx.filter_vmap(eqx.nn.Embedding(1000, 64, key=key)),
     ),
     Case(
         "embedding bag 1000 x 64, 128 bags of 32",

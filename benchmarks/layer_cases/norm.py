@@ -41,7 +41,7 @@ def positions(layer: Callable[[], Any], shape: tuple[int, ...], theirs: Any, fla
     def build(key: jax.Array) -> Any:
         module = equinox(size)
         for _ in shape[2:]:
-            module = jax.vmap(module)
+            module = eqx.filter_vmap(module)  # still a module: of a plain function the weights would be constants
         return module
 
     return Case(
@@ -74,7 +74,13 @@ CASES = [
     batch("32x28x28x64", (32, 28, 28, 64), False),
     positions(nn.LayerNorm, (32, 128, 256), torch.nn.LayerNorm, nnx.LayerNorm, eqx.nn.LayerNorm),
     positions(nn.LayerNorm, (128, 1024), torch.nn.LayerNorm, nnx.LayerNorm, eqx.nn.LayerNorm),
-    positions(nn.RMSNorm, (32, 128, 256), lambda size: torch.nn.RMSNorm(size, 1e-5), nnx.RMSNorm, eqx.nn.RMSNorm),
+    positions(
+        nn.RMSNorm,
+        (32, 128, 256),
+        lambda size: torch.nn.RMSNorm(size, 1e-5),
+        nnx.RMSNorm,
+        lambda size: eqx.nn.RMSNorm(size, use_bias=False),
+    ),
     group((32, 28, 28, 64), 8),
     Case(
         "InstanceNorm 32x28x28x64",
