@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # isort: off
     from fnet import autograd, creation, data, functional, init, inspect, io, lora, metrics, models, nn
-    from fnet import optim, plot, reparam, train, tree
+    from fnet import optim, parallel, plot, reparam, train, tree
     from fnet.creation import (
         arange, devices, eye, from_numpy, from_torch, full, full_like, linspace, normal, ones, ones_like, permutation,
         rand, rand_like, randint, randn, randn_like, randperm, tensor, to, to_numpy, to_torch, uniform, zeros,
@@ -30,8 +30,8 @@ __all__ = [
     "TrainState", "arange", "autograd", "cast", "count", "creation", "data", "devices", "diff", "eye",
     "from_numpy", "from_torch", "full", "full_like", "functional", "get", "init", "inspect", "io", "linspace",
     "load", "lora", "map_named", "merge", "metrics", "models", "named", "names", "nbytes", "nn", "normal", "ones",
-    "ones_like", "optim", "optional", "overlay", "permutation", "plot", "rand", "rand_like", "randint", "randn",
-    "randn_like", "randperm", "reparam", "save", "select", "split", "summary", "tensor", "to", "to_numpy",
+    "ones_like", "optim", "optional", "overlay", "parallel", "permutation", "plot", "rand", "rand_like", "randint",
+    "randn", "randn_like", "randperm", "reparam", "save", "select", "split", "summary", "tensor", "to", "to_numpy",
     "to_torch", "train", "tree", "uniform", "zeros", "zeros_like",
 ]  # fmt: skip
 

@@ -110,7 +110,7 @@ PYTORCH = {
     "Softmax2d": "F.softmax (channels are last)",
     "UpsamplingNearest2d": "nn.Upsample(scale_factor=2)",
     "UpsamplingBilinear2d": 'nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)',
-    "DataParallel": "jax.sharding: parameters and batches are arrays like any other, placed with jax.device_put",
+    "DataParallel": "fnet.parallel: parameters and batches are arrays like any other, placed with jax.device_put",
     "init": "fnet.init",
     "BCELoss": "F.binary_cross_entropy",
     "BCEWithLogitsLoss": "F.binary_cross_entropy_with_logits",
