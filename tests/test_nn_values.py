@@ -222,6 +222,14 @@ def test_text_and_html_trees():
         (lambda: nn.TransformerEncoderLayer(512, 8), r"TransformerEncoderLayer\(nhead\) here"),
         (lambda: nn.Transformer(512, 8), r"Transformer\(d_model, nhead\) is Transformer\(nhead\)"),
         (lambda: nn.LSTM(10, 20).init(KEY, jnp.ones((2, 5, 10))), r"is LSTM\(20\) here"),
+        (lambda: nn.LSTM(10, 5).init(KEY, jnp.ones((2, 5, 10))), r"is LSTM\(5\) here"),
+        (lambda: nn.LSTM(20, 2, True, True), "dropout is a probability between 0 and 1, got True"),
+        (lambda: nn.Dropout(True), "between 0 and 1"),
+        (lambda: nn.MultiheadAttention(64, 1), r"is MultiheadAttention\(heads\) here"),
+        (
+            lambda: nn.ConvTranspose2d(64, 32, 2, 2).init(KEY, jnp.ones((2, 8, 8, 64))),
+            r"is ConvTranspose2d\(32, 2\) here",
+        ),
         (lambda: nn.LSTM(8, proj_size=8), "smaller than its hidden_size=8"),
         (lambda: nn.Conv2d(3, 64, 7).init(KEY, jnp.ones((2, 96, 96, 3))), r"is Conv2d\(64, 7\) here"),
         (lambda: nn.Param((-1,), init.zeros), "no negative sizes"),
@@ -229,6 +237,27 @@ def test_text_and_html_trees():
 )
 def test_hyperparameters_are_checked_where_they_are_given(make_it: Any, message: str):
     with pytest.raises(ValueError, match=message):
+        make_it()
+
+
+@pytest.mark.parametrize(
+    ("make_it", "message"),
+    [
+        (
+            lambda: nn.Conv2d(3, 16, kernel_size=3),
+            r"got kernel_size twice.*\(out_channels, kernel_size, .* from the data",
+        ),
+        (lambda: nn.Linear(3, 4, bias=False), "Linear got bias twice"),
+        (lambda: nn.Bilinear(3, 4, 5), "got 3 arguments by position"),
+        (lambda: nn.Linear(in_features=3, out_features=4), "Linear has no in_features: sizes of inputs are read from"),
+        (lambda: nn.Linear(3, device="cpu"), "fnet.to"),
+        (lambda: nn.LSTM(3, batch_first=True), "the batch is always the first axis"),
+        (lambda: nn.MultiheadAttention(8, 0.1, True, False), "got 4 arguments by position"),
+        (lambda: nn.Linear(3, bais=True), "unexpected keyword argument 'bais'"),
+    ],
+)
+def test_layers_written_as_in_pytorch_are_told_what_to_write(make_it: Any, message: str):
+    with pytest.raises(TypeError, match=message):
         make_it()
 
 

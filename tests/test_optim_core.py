@@ -179,6 +179,11 @@ def test_unknown_hyperparameters_and_groups_are_named():
         (lambda: optim.sgd(math.nan), ValueError, "sgd: lr must be finite and not negative, got nan"),
         (lambda: optim.sgd(jnp.float32(0.1)), TypeError, "sgd: lr must be a float or a schedule"),
         (lambda: optim.sgd(PARAMS), TypeError, "got a dict: an optimizer here holds no parameters. opt = sgd(1e-3)"),
+        (
+            lambda: optim.adam(PARAMS, lr=1e-3),
+            TypeError,
+            "adam takes lr first, and holds no parameters. opt = adam(0.0",
+        ),
         (lambda: optim.adam(PARAMS, 1e-3), TypeError, "got a dict: an optimizer here holds no parameters. opt = adam("),
         (lambda: optim.SGD, AttributeError, "optim.SGD is optim.sgd in fnet, and holds no parameters"),
         (lambda: optim.lr_scheduler, AttributeError, "a schedule in the place of the learning rate"),

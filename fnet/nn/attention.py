@@ -85,7 +85,7 @@ class MultiheadAttention(Layer):
             value = getattr(self, name)
             if (value is not None or name == "num_heads") and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{where} needs {name} of at least 1, got {value!r}")
-        if not 0 <= self.dropout <= 1:
+        if not 0 <= self.dropout <= 1 or (isinstance(self.dropout, int) and self.dropout):  # 1: PyTorch's one head
             raise ValueError(
                 f"{where}'s dropout is a probability between 0 and 1, got {self.dropout!r}; the width is read from the "
                 "data, so PyTorch's MultiheadAttention(embed_dim, heads) is MultiheadAttention(heads) here"

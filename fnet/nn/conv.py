@@ -280,9 +280,14 @@ def _weight_shape(layer: Conv | ConvTranspose, x: Any) -> tuple[int, ...]:
 def _refuse_pytorchs_order(layer: Conv | ConvTranspose, channels: int) -> None:
     """Refuse PyTorch's Conv2d(3, 64, 7): from a colour or two to as many, with a step of a size that kernels have."""
     size, step = layer.kernel_size, layer.stride
-    plain = isinstance(size, int) and isinstance(step, int) and layer.groups == 1
+    name, plain = type(layer).__name__, isinstance(size, int) and isinstance(step, int) and layer.groups == 1
+    if plain and layer.out_channels == channels and size >= 32 and isinstance(layer, ConvTranspose):  # type: ignore[operator]
+        raise ValueError(
+            f"{name} got out_channels={channels} and kernel_size={size} for an input of {channels} channels. These are "
+            f"read from the data: PyTorch's {name}({channels}, {size}, {step}) is {name}({size}, {step}) here. If a "
+            f"kernel of {size} is meant, give it as a tuple"
+        )
     if plain and layer.out_channels == channels <= 4 and 2 < step < size:  # type: ignore[operator]
-        name = type(layer).__name__
         raise ValueError(
             f"{name} got out_channels={channels}, kernel_size={size} and stride={step} for an input of {channels} "
             f"channels. These are read from the data: PyTorch's {name}({channels}, {size}, {step}) is "

@@ -17,7 +17,7 @@ class _Drop(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.p <= 1.0:
+        if isinstance(self.p, bool) or not 0.0 <= self.p <= 1.0:
             raise ValueError(f"{type(self).__name__}'s p is a probability between 0 and 1, got {self.p!r}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,16 @@ class Rule(Optimizer):
     def rule(self, now: Now, params: PyTree, grads: PyTree, memory: State) -> tuple[PyTree, State]:
         """The algorithm: new parameters and new memory. The trees have leaves at trainable parameters only."""
         raise NotImplementedError(f"{type(self).__name__} must define rule(now, params, grads, memory)")
+
+    if not TYPE_CHECKING:
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Rule:
+            if args and "lr" in kwargs and not isinstance(args[0], float):
+                raise TypeError(
+                    f"{cls.__name__} takes lr first, and holds no parameters. opt = {cls.__name__}({kwargs['lr']!r}), "
+                    "opt_state = opt.init(params), params, opt_state = opt.update(grads, opt_state, params)"
+                )
+            return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for name, value in self._active().items():

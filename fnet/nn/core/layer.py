@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
@@ -37,6 +37,17 @@ PYTORCH = {
     "named_children": "model.parts, a dict",
     "register_buffer": "nn.Param(shape, init, trainable=False) in a layer's spec",
     "register_forward_hook": "fnet.inspect.activations(model, params, state, x)",
+}
+
+
+# Arguments of PyTorch's layers that these have not.
+_READ = ("in_features in1_features in_channels num_features num_channels normalized_shape input_size embed_dim d_model "
+         "kdim vdim")  # fmt: skip
+PYTORCH_ARGUMENTS = dict.fromkeys(_READ.split(), "sizes of inputs are read from the data") | {
+    "device": "arrays are made on the default device; params = fnet.to(params, device)",
+    "dtype": "layers compute in the dtype of their parameters; params = fnet.cast(params, dtype)",
+    "inplace": "nothing is changed in place",
+    "batch_first": "the batch is always the first axis",
 }
 
 
@@ -150,6 +161,11 @@ class Layer(ABC):
 
     if not TYPE_CHECKING:
 
+        def __new__(cls, *args: Any, **kwargs: Any) -> Layer:
+            if is_dataclass(cls):
+                refuse_pytorchs_arguments(cls, args, kwargs)
+            return super().__new__(cls)
+
         def __getattr__(self, name: str) -> Any:
             if name in PYTORCH:
                 raise AttributeError(f"a model has no {name!r} in fnet; in its place is {PYTORCH[name]}")
@@ -216,6 +232,21 @@ class Layer(ABC):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
         return self
+
+
+def refuse_pytorchs_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raise TypeError for a layer given as in PyTorch, with sizes of inputs; the rest Python refuses."""
+    taken = {field.name: field.kw_only for field in fields(cls) if field.init}  # type: ignore[arg-type]
+    order = [name for name, kw_only in taken.items() if not kw_only]
+    for name in kwargs:
+        if name not in taken and name in PYTORCH_ARGUMENTS:
+            raise TypeError(f"{cls.__name__} has no {name}: {PYTORCH_ARGUMENTS[name]}")
+    twice = [name for name in order[: len(args)] if name in kwargs]
+    if twice or len(args) > len(order):
+        what = f"{twice[0]} twice" if twice else f"{len(args)} arguments by position"
+        raise TypeError(
+            f"{cls.__name__} got {what}: it takes ({', '.join(order)}), and sizes of inputs are read from the data"
+        )
 
 
 def refuse_shapes(inputs: tuple[Any, ...], where: str) -> None:

@@ -56,9 +56,9 @@ class _Recurrent(Layer):
 
 
 def _refuse_pytorchs_order(layer: Any, inputs: tuple[Any, ...]) -> None:
-    """Refuse PyTorch's LSTM(10, 20) of 10 features: as wide as the input, and more layers than anybody stacks."""
+    """Refuse PyTorch's LSTM(10, 20) of 10 features: as wide as the input, and deeper than anybody stacks."""
     features, size, depth = jnp.shape(inputs[0])[-1:] if inputs else (), layer.hidden_size, layer.num_layers
-    if features == (size,) and depth >= 8:
+    if features == (size,) and (depth >= 8 or depth >= max(4, size / 2)):
         name = type(layer).__name__
         raise ValueError(
             f"{name} got hidden_size={size} and num_layers={depth} for an input of {size} features. These are read "

@@ -152,7 +152,7 @@ def check_layers(name: str, num_layers: Any, dropout: Any) -> None:
     """Raise ValueError for a number of layers or a probability that is none."""
     if not isinstance(num_layers, int) or num_layers < 1:
         raise ValueError(f"{name} needs num_layers of at least 1, got {num_layers!r}")
-    if not 0.0 <= dropout <= 1.0:
+    if isinstance(dropout, bool) or not 0.0 <= dropout <= 1.0:  # PyTorch's fourth after the size is batch_first
         raise ValueError(f"{name}'s dropout is a probability between 0 and 1, got {dropout!r}")
     if dropout and num_layers == 1:
         raise ValueError(
