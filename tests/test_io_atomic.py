@@ -42,6 +42,18 @@ def test_a_failure_at_any_step_leaves_the_old_file(path, monkeypatch, when):
     assert error.value.errno == errno.ENOSPC and is_untouched(path)
 
 
+def test_only_a_file_that_replaces_another_waits_for_the_disk(path, monkeypatch):
+    real, calls = os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(fd), real(fd)))
+    io.save(path.with_name("new.safetensors"), {"a": np.ones(3)})
+    assert not calls
+    io.save(path, {"a": np.ones(3)})
+    assert len(calls) == 2  # the file and its folder
+    with io.Checkpoints(path.parent / "run") as checkpoints:
+        checkpoints.save({"a": np.ones(3)}, step=1)
+    assert len(calls) > 2
+
+
 def test_an_interrupt_leaves_the_old_file(path, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
@@ -98,7 +110,7 @@ def test_killed_in_the_middle(path):
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(fd, data)
         os.write = write
-        io.save(sys.argv[1], {"new": np.ones(3 << 20)})
+        io.save(sys.argv[1], {str(i): np.ones(1 << 20) for i in range(4)})
         """,
         path,
     )

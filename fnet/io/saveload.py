@@ -37,8 +37,9 @@ def save(
     keys. A typed PRNG key is stored as its uint32 data. A dtype that the format lacks (complex128, int4) is stored
     as bytes. Arrays may lie anywhere in memory, in any order of bytes, and on several devices of this host.
 
-    The file is written beside its place, synced and renamed: at any failure, a full disk included, the file that was
-    there stays as it was and nothing else is left behind.
+    The file is written beside its place and renamed: at any failure, a full disk included, the file that was there
+    stays as it was and nothing else is left behind. Before it replaces a file it is synced; a new one is not, so that
+    for some seconds a power cut can lose it, as what any program writes (`Checkpoints` syncs every file).
 
     Args:
         path: the file; its folder must exist.
@@ -59,7 +60,8 @@ def save(
     (('cat', 'dog'), {'epoch': 3})
     """
     ready = prepare(tree, metadata)
-    write_file(os.fspath(path), ready.tensors, _on_host(ready.arrays, ready.tensors), ready.metadata, checksum)
+    arrays = _on_host(ready.arrays, ready.tensors)
+    write_file(os.fspath(path), ready.tensors, arrays, ready.metadata, checksum, sync_new=False)
 
 
 @dataclass(frozen=True)

@@ -32,17 +32,18 @@ def write_file(
     arrays: Iterable[np.ndarray],
     metadata: dict[str, str],
     checksum: bool,
+    sync_new: bool = True,
 ) -> None:
     """Write a safetensors file; ``arrays`` come in the order of ``tensors``, and none is held longer than needed.
 
-    The checksums are taken on the way; the header is written last, when they are known.
+    The checksums are taken on the way; the header is written last, when they are known. ``sync_new`` as in `replacing`.
     """
 
     def header(checksums: dict[str, str]) -> bytes:
         return encode_header(tensors, metadata | ({CHECKSUMS: json.dumps(checksums)} if checksum else {}))
 
     room = len(header(dict.fromkeys(tensors, "00000000")))
-    with replacing(path) as fd:
+    with replacing(path, sync_new) as fd:
         os.lseek(fd, room, os.SEEK_SET)
         checksums = _write_arrays(fd, zip(tensors, arrays, strict=True), checksum)
         os.lseek(fd, 0, os.SEEK_SET)
@@ -50,11 +51,12 @@ def write_file(
 
 
 @contextmanager
-def replacing(path: str) -> Iterator[int]:
+def replacing(path: str, sync_new: bool = True) -> Iterator[int]:
     """A descriptor of a new file that takes the place of ``path`` when the block ends well.
 
     The new file lies in the same folder until it is complete and on the disk; if anything fails it is removed and
-    ``path`` stays what it was. A symbolic link stays one: what it points to is replaced. An OSError says so.
+    ``path`` stays what it was. A symbolic link stays one: what it points to is replaced. An OSError says so. Without
+    ``sync_new`` the disk is waited for only where a file is replaced, which a power cut must not lose.
     """
     target = os.path.realpath(path)
     folder, name = os.path.split(target)
@@ -69,7 +71,8 @@ def replacing(path: str) -> Iterator[int]:
             with suppress(OSError):  # some network disks know no locks
                 _lock(fd)
             yield fd
-            os.fsync(fd)
+            if sync := sync_new or os.path.exists(target):
+                os.fsync(fd)
         finally:
             os.close(fd)
         os.replace(aside, target)
@@ -80,7 +83,8 @@ def replacing(path: str) -> Iterator[int]:
             kept = "; the file that was there is untouched" if os.path.exists(target) else ""
             raise OSError(error.errno, f"cannot save {path}: {error.strerror}{kept}") from error
         raise
-    _sync_folder(folder)
+    if sync:
+        _sync_folder(folder)
 
 
 def remove_stale(folder: str, pattern: str) -> list[str]:
@@ -139,7 +143,7 @@ def _write_arrays(fd: int, arrays: Iterable[tuple[str, np.ndarray]], checksum: b
                     other.start()
                 waiting.put((name, array))
             crc = 0
-            for chunk in _chunks(array):
+            for chunk in _chunks(array, CHUNK if checksum and not beside else max(array.nbytes, CHUNK)):
                 if checksum and not beside:
                     crc = zlib.crc32(chunk, crc)
                 write_all(fd, chunk)
@@ -160,12 +164,12 @@ def checksum_of(array: np.ndarray) -> str:
     return f"{crc:08x}"
 
 
-def _chunks(array: np.ndarray) -> Iterator[memoryview]:
-    """The bytes of an array in C order and little-endian; only a chunk is ever copied."""
+def _chunks(array: np.ndarray, plain_size: int = CHUNK) -> Iterator[memoryview]:
+    """The bytes of an array in C order and little-endian, ``plain_size`` of them at once if none has to be copied."""
     if _is_plain(array):
         data = array.reshape(-1).view(np.uint8).data
-        for start in range(0, len(data), CHUNK):
-            yield data[start : start + CHUNK]
+        for start in range(0, len(data), plain_size):
+            yield data[start : start + plain_size]
         return
     little = array.dtype.newbyteorder("<")
     size = max(1, CHUNK // array.dtype.itemsize)
