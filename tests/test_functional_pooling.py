@@ -104,7 +104,8 @@ def test_avg_pool_is_pytorchs(case, include, divisor):
 @given(configurations(), st.sampled_from([1, 2, 3.0]))
 def test_lp_pool_is_pytorchs(case, p):
     torch()
-    x, rank = np.abs(normal(case["shape"])) + 0.1, len(case["shape"]) - 2
+    x, rank = normal(case["shape"]), len(case["shape"]) - 2
+    x = np.abs(x) + 0.1 if p == 3 else x  # a cube root of a negative sum is NaN in both, and its gradient
     args = {name: case["args"][name] for name in ("kernel_size", "stride", "ceil_mode")}
     if rank == 1:
         args["kernel_size"] = args["kernel_size"][0]

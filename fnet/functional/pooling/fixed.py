@@ -81,9 +81,10 @@ def lp_pool(
 ) -> jax.Array:
     """The p-norm of each window, `(sum of x ** norm_type) ** (1 / norm_type)`; `norm_type=2` is L2 pooling.
 
-    Shapes as in `max_pool`. A window of zeros has the gradient 0 (NaN in PyTorch). As in PyTorch, the values are not
-    made positive before the power, a negative sum counts as 0, and the windows that `ceil_mode` adds at the end are
-    scaled up to a whole one. Raises ValueError as `max_pool` does, TypeError for integer input.
+    Shapes as in `max_pool`. A window whose sum is zero has the gradient 0 (NaN in PyTorch). As in
+    PyTorch, the values are not made positive before the power, so that for odd norms a negative sum has no root (NaN;
+    itself for `norm_type=1`), and the windows that `ceil_mode` adds at the end are scaled up to a whole one. Raises
+    ValueError as `max_pool` does, TypeError for integer input.
 
     >>> lp_pool(jnp.array([[[3.0], [4.0]]]), 2, 2)
     Array([[[5.]]], dtype=float32)
@@ -95,8 +96,8 @@ def lp_pool(
     total = _window_sums(wide_of(x) ** norm_type, windows)
     for window in windows:
         total = total * _along(window.kernel / window.counts(True), window, total)
-    positive = total > 0
-    return jnp.where(positive, jnp.where(positive, total, 1) ** (1 / norm_type), total * 0).astype(x.dtype)
+    some = total != 0
+    return jnp.where(some, jnp.where(some, total, 1) ** (1 / norm_type), total * 0).astype(x.dtype)
 
 
 def _along(values: np.ndarray, window: Window, like: jax.Array) -> np.ndarray:
