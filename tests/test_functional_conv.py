@@ -118,6 +118,8 @@ FORMS = {
     "winograd": ((4, 7, 8, 32), (3, 3, 32, 33), {"padding": ((1, 0), (1, 1))}),
     "widened": ((2, 9, 10, 3), (3, 3, 3, 12), {"padding": 1, "stride": (2, 1)}),
     "phases": ((2, 9, 8, 9), (3, 3, 9, 10), {"padding": 1, "stride": 2}),
+    "direct": ((2, 7, 8, 9), (3, 3, 9, 17), {"padding": 1}),
+    "spread": ((2, 9, 8, 32), (3, 3, 32, 33), {"padding": 1, "stride": 2}),
     "dilated": ((2, 13, 15, 32), (3, 3, 32, 33), {"padding": ((3, 2), (2, 4)), "dilation": (2, 3)}),
     "depthwise": ((3, 8, 9, 4), (3, 3, 1, 8), {"padding": 2, "stride": 2, "dilation": 2, "groups": 4}),
     "planes": ((1, 4, 5, 6, 9), (2, 2, 2, 9, 9), {"padding": 1, "stride": (2, 1, 1)}),
@@ -155,6 +157,7 @@ def test_shapes_choose_their_form(name, monkeypatch):
     called = []
     module, function = {
         "winograd": (winograd, "conv"), "widened": (widened, "conv"), "phases": (phases, "conv_transpose"),
+        "direct": (choice, "_direct"), "spread": (choice, "_direct"),
         "dilated": (phases, "conv_dilated"), "depthwise": (depthwise, "conv"), "planes": (choice, "_planes"),
     }[name]  # fmt: skip
     original = getattr(module, function)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnet.functional as F
+from fnet.functional.loss import classification
 
 ORACLE = "parity tests need the oracle extra: pip install fnet[oracle]"
 REDUCTIONS = st.sampled_from(["mean", "sum", "none"])
@@ -395,3 +396,30 @@ def test_wrong_labels_are_named_with_their_fix():
         F.cross_entropy(jnp.ones(()), jnp.ones((), int))
     with pytest.raises(ValueError, match=r"weight has shape \(5,\), which does not broadcast to \(4, 3\)"):
         F.binary_cross_entropy_with_logits(logits, jnp.ones((4, 3)), jnp.ones(5))
+
+
+def test_cross_entropy_of_blocks_of_rows_is_that_of_all(monkeypatch):
+    rng = np.random.default_rng(0)
+    logits, move = rng.normal(size=(2, 2, 3, 5)) * 30
+    labels = rng.integers(5, size=(2, 3))
+    f = lambda x: F.cross_entropy(x, labels)  # noqa: E731
+    results = []
+    for blocks in (1, 3):
+        monkeypatch.setattr(classification, "_row_blocks", lambda scores, blocks=blocks: blocks)
+        with jax.enable_x64(True):
+            second = jax.jvp(jax.grad(f), (logits,), (move,))
+            results.append((f(logits), *jax.jvp(f, (logits,), (move,)), second, jax.vmap(f, (0,))(logits[None])))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15), *results)
+
+
+def test_many_scores_go_in_blocks_of_rows_of_equal_size(monkeypatch):
+    def blocks(*shape):
+        found = []
+        jax.eval_shape(
+            lambda x: found.append(classification._row_blocks(x)), jax.ShapeDtypeStruct(shape, "float32")
+        )
+        return found[0]
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert blocks(4, 64, 50304) == 16 and blocks(16, 50304) == 1 and blocks(255, 50304) == 15
+    assert blocks(1_000_003, 10) == 1  # a prime: rows one by one would be slower

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from fnet.functional.along import along_axis
 from fnet.functional.pooling.fixed import floating, wide_of
-from fnet.functional.pooling.lowering import first_largest, fold, larger
+from fnet.functional.pooling.lowering import first_largest, fold, global_mean, larger
 from fnet.functional.pooling.ranks import with_rank
 
 OutputSize: TypeAlias = int | None | Sequence[int | None]
@@ -31,7 +31,7 @@ def adaptive_avg_pool(x: ArrayLike, output_size: OutputSize) -> jax.Array:
     x = floating(x, "adaptive_avg_pool")
     mean, sizes = wide_of(x), _sizes("adaptive_avg_pool", x, output_size)
     if all(size == 1 for _, size in sizes):
-        return mean.mean(tuple(axis for axis, _ in sizes), keepdims=True).astype(x.dtype)
+        return global_mean(mean, tuple(axis for axis, _ in sizes)).astype(x.dtype)
     for axis, size in sizes:
         mean = _mean_along(mean, axis, size)
     return mean.astype(x.dtype)

@@ -113,6 +113,28 @@ def _few_added_jvp(axes: tuple[int, ...], primals: tuple[jax.Array], tangents: t
     return few_added(primals[0], axes), tangents[0].sum(axes)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def global_mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The mean over neighbouring axes up to the last but one, kept with size 1.
+
+    On CPU it is a product with a row of 1 / n, which reads memory up to twice as fast as XLA's reduction does. Its
+    derivative is that of the plain mean, which transposes to a broadcast.
+    """
+    if not _takes_apart() or not jax.typeof(x).sharding.mesh.empty or x.size == 0:
+        return x.mean(axes, keepdims=True)
+    leading, channels = x.shape[: axes[0]], x.shape[-1]
+    places = math.prod(x.shape[axis] for axis in axes)
+    rows = jnp.full((math.prod(leading), places), 1 / places, x.dtype)
+    dimensions = (((1,), (1,)), ((0,), (0,)))
+    mean = jax.lax.dot_general(rows, x.reshape(-1, places, channels), dimensions, precision="highest")
+    return mean.reshape(*leading, *(1,) * len(axes), channels)
+
+
+@global_mean.defjvp
+def _global_mean_jvp(axes: tuple[int, ...], primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> Any:
+    return global_mean(primals[0], axes), tangents[0].mean(axes, keepdims=True)
+
+
 def fold(parts: list[jax.Array], two: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
     """The parts put together in their order."""
     return reduce(two, parts)

@@ -74,7 +74,23 @@ def _forward(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilatio
         return winograd.conv(x, weight, pads)
     if min(weight.shape[-2:]) <= 8 and dilation[-1] == 1 and weight.shape[-3] > stride[-1]:
         return widened.conv(x, weight, stride, pads, dilation, 4)
-    return plain.conv(x, weight, stride, pads, dilation)
+    return _direct(x, weight, stride, pads, dilation)
+
+
+def _direct(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes) -> jax.Array:
+    """`plain.conv`, with a column too many where XLA would else leave it to YNNPACK, which takes up to twice as long.
+
+    That does not take convolutions with more than 16 channels if the output is larger than the input along an axis.
+    """
+    size = x.shape[1:-1]
+    out = output_size(size, weight.shape[:-2], stride, pads, dilation)
+    more = size[-1] + 1 - out[-1]
+    taken = len(size) == 2 and max(weight.shape[-2:]) > 16 and all(o <= n for o, n in zip(out, size, strict=True))
+    if not taken or stride[-1] > 1 or 7 * more > out[-1]:
+        return plain.conv(x, weight, stride, pads, dilation)
+    low, high = pads[-1]
+    wider = plain.conv(x, weight, stride, (*pads[:-1], (low, high + more)), dilation)
+    return jax.lax.slice_in_dim(wider, 0, out[-1], axis=-2)
 
 
 def _forward_transpose(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes) -> jax.Array:
@@ -83,12 +99,12 @@ def _forward_transpose(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pair
         return _forward(x, weight, stride, pads, dilation)
     if max(dilation) > 1:
         return _forward(_spread(x, stride), weight, ones, pads, dilation)
+    if min(weight.shape[-2:]) >= 32 and all(s < k < 2 * s for k, s in zip(weight.shape, stride, strict=False)):
+        return plain.conv(x, weight, ones, pads, ones, input_dilation=stride)  # phases are a third zeros or more
     return phases.conv_transpose(x, weight, stride, pads, lambda x, w, pads: _forward(x, w, ones, pads, ones))
 
 
-def _weight_gradient(
-    x: jax.Array, dy: jax.Array, shape: Axes, stride: Axes, pads: Pairs, dilation: Axes
-) -> jax.Array:
+def _weight_gradient(x: jax.Array, dy: jax.Array, shape: Axes, stride: Axes, pads: Pairs, dilation: Axes) -> jax.Array:
     if _winograd(x, shape, stride, pads, dilation):
         return winograd.weight_gradient(x, dy, pads)
     none = ((0, 0),) * len(stride)
