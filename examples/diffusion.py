@@ -1,10 +1,11 @@
 """A diffusion model of MNIST's digits: a U-Net that learns to take noise out of images, and so makes them from noise.
 
 Denoising diffusion (Ho et al. 2020, arXiv:2006.11239) with the velocity as the target (Salimans & Ho 2022,
-arXiv:2202.00512), sampled in 50 steps (DDIM: Song et al. 2021, arXiv:2010.02502) with averaged weights. MNIST's four
-files are looked for in the folder that the environment variable FNET_DATA names, in ``mnist/``. The number at the end
-is how far the samples are from real digits, as ``_distance.py`` measures it, beside held-out digits and noise. Killed
-and started again, it goes on where it was.
+arXiv:2202.00512), sampled in 50 steps (DDIM: Song et al. 2021, arXiv:2010.02502) with averaged weights. The U-Net is
+told the digit, and now and then not, so that samples can be led towards it (guidance without a classifier: Ho &
+Salimans 2022, arXiv:2207.12598). MNIST's four files are looked for in the folder that the environment variable
+FNET_DATA names, in ``mnist/``. The number at the end is how far the samples are from real digits, as ``_distance.py``
+measures it, beside held-out digits and noise. Killed and started again, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ import fnet.functional as F
 from fnet import data, io, models, nn, optim, plot, train
 
 
-def in_patches(x: jax.Array, time: jax.Array, net: Any) -> jax.Array:
-    """The U-Net sees 14 × 14 patches of 2 × 2 pixels: a quarter of the places, and so more channels for the time."""
-    return F.pixel_shuffle(net(F.pixel_unshuffle(x, 2), 1000 * time), 2)
+def in_patches(x: jax.Array, time: jax.Array, digits: jax.Array, net: Any) -> jax.Array:
+    """The U-Net sees 14 × 14 patches of 2 × 2 pixels, each with the digit beside it, one-hot; zeros where it is -1."""
+    patches = F.pixel_unshuffle(x, 2)
+    told = jnp.broadcast_to(jax.nn.one_hot(digits, 10)[:, None, None, :], (*patches.shape[:3], 10))
+    return F.pixel_shuffle(net(jnp.concatenate([patches, told], axis=-1), 1000 * time), 2)
 
 
 def make_model(widths: Sequence[int]) -> nn.Model:
-    """(noisy images (n, 28, 28, 1), times (n,)) -> velocities (n, 28, 28, 1)."""
+    """(noisy images (n, 28, 28, 1), times (n,), digits (n,)) -> velocities (n, 28, 28, 1)."""
     return nn.Model(in_patches, net=models.unet(4, tuple(widths), timed=True))
 
 
@@ -44,25 +47,32 @@ def shares(time: jax.Array) -> tuple[jax.Array, jax.Array]:
 def make_loss(model: nn.Model) -> train.step.Loss:
     """The squared error of the velocity, the derivative of the noisy image by the angle between image and noise."""
 
-    def loss(params: Any, state: Any, images: Any, *, key: Any, train: bool = False) -> Any:
-        time_key, noise_key = jax.random.split(key)
+    def loss(params: Any, state: Any, batch: Any, *, key: Any, train: bool = False) -> Any:
+        images, digits = batch
+        time_key, noise_key, digit_key = jax.random.split(key, 3)
         x = images / 127.5 - 1
         time = jax.random.uniform(time_key, (len(x),))
         noise = jax.random.normal(noise_key, x.shape)
+        told = jnp.where(jax.random.uniform(digit_key, (len(x),)) < 0.1, -1, digits)
         of_image, of_noise = shares(time[:, None, None, None])
         velocity = of_image * noise - of_noise * x
-        return F.mse_loss(model(params, of_image * x + of_noise * noise, time), velocity), (state, {})
+        return F.mse_loss(model(params, of_image * x + of_noise * noise, time, told), velocity), (state, {})
 
     return loss
 
 
-@partial(jax.jit, static_argnums=(0, 3, 4))
-def sample(model: nn.Model, params: Any, key: jax.Array, count: int, steps: int = 50) -> jax.Array:
-    """Images (count, 28, 28, 1) of 0 to 255, from noise: DDIM without noise on the way."""
+@partial(jax.jit, static_argnums=(0, 4))
+def sample(
+    model: nn.Model, params: Any, key: jax.Array, digits: jax.Array, steps: int = 50, guidance: float = 1.5
+) -> jax.Array:
+    """Images (n, 28, 28, 1) of 0 to 255 of these digits, from noise: DDIM without noise on the way."""
+    count = len(digits)
+    told = jnp.concatenate([digits, jnp.full(count, -1)])
 
     def denoise(x: jax.Array, time: jax.Array) -> tuple[jax.Array, None]:
         of_image, of_noise = shares(time)
-        velocity = model(params, x, jnp.full(count, time))
+        of_digit, of_any = jnp.split(model(params, jnp.concatenate([x, x]), jnp.full(2 * count, time), told), 2)
+        velocity = of_any + guidance * (of_digit - of_any)
         image = jnp.clip(of_image * x - of_noise * velocity, -1, 1)
         noise = (x - of_image * image) / of_noise
         of_image, of_noise = shares(time - 1 / steps)
@@ -75,7 +85,7 @@ def sample(model: nn.Model, params: Any, key: jax.Array, count: int, steps: int 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64], help="channels of the U-Net's levels")
     parser.add_argument("--samples", type=int, default=2000, help="to measure the distance with")
@@ -87,15 +97,16 @@ def main() -> None:
         args.steps, args.batch, args.widths, args.samples = 3, 8, [8], 100
 
     try:
-        images = data.ArrayDataset(data.mnist()[0].arrays[0])
+        images, labels = data.mnist()[0].arrays
     except FileNotFoundError as error:
         raise SystemExit(error) from None
-    loader = data.DataLoader(images, args.batch, shuffle=True, seed=args.seed, last="drop")
+    dataset = data.ArrayDataset(images, labels)
+    loader = data.DataLoader(dataset, args.batch, shuffle=True, seed=args.seed, last="drop")
     model = make_model(args.widths)
     rate = optim.warmup(optim.cosine(2e-3, args.steps), min(200, args.steps))
-    opt = optim.ema(optim.clip_by_global_norm(optim.adamw(rate, weight_decay=0.0), 1.0), decay=0.998)
-    x = jnp.zeros((args.batch, 28, 28, 1))
-    run = train.start(model, opt, jax.random.key(args.seed), x, jnp.zeros(args.batch))
+    opt = optim.ema(optim.clip_by_global_norm(optim.adamw(rate, weight_decay=0.0), 1.0), decay=0.999)
+    example = jnp.zeros((1, 28, 28, 1)), jnp.zeros(1), jnp.zeros(1, int)
+    run = train.start(model, opt, jax.random.key(args.seed), *example)
     print(f"{fnet.count(run.params):,} parameters, {args.steps} steps of {args.batch} images")
 
     begin = time.perf_counter()
@@ -110,13 +121,16 @@ def main() -> None:
             ckpt.save(run)
 
     averaged = opt.eval_params(run.opt_state, run.params)
-    size = min(100, args.samples)
-    keys = jax.random.split(jax.random.key(args.seed + 1), args.samples // size)
-    samples = np.concatenate([sample(model, averaged, key, size, 3 if args.short else 50) for key in keys])
+    digits = np.concatenate([np.arange(60) % 10, labels[: args.samples - 60]])  # 60 for the picture
+    parts = np.split(digits, args.samples // min(100, args.samples))
+    keys = jax.random.split(jax.random.key(args.seed + 1), len(parts))
+    steps = 3 if args.short else 50
+    samples = np.concatenate([sample(model, averaged, *part, steps) for part in zip(keys, parts, strict=True)])
     picture = args.out / "samples.png"
-    plot.images(samples[:60] / 255, rows=5, columns=12).savefig(picture, dpi=120)
+    plot.images(samples[:60] / 255, rows=6, columns=10).savefig(picture, dpi=120)
     distance = Distance(args.out.parent / "digit_features.safetensors", epochs=0 if args.short else 2)
-    print(f"picture: {picture}; the classifier is right about {distance.accuracy:.1%} of the test images")
+    right, of_test = distance.right(samples, digits), distance.accuracy
+    print(f"picture: {picture}; the classifier sees the digit asked for in {right:.1%}, in {of_test:.1%} of real ones")
     floor, ceiling = distance.floor(len(samples)), distance.ceiling(len(samples))
     print(f"distance {distance(samples):.2f}; held-out digits {floor:.2f}, noise {ceiling:.1f}")
 
