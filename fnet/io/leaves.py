@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from fnet.io.safetensors import CODES, FileError, Tensor
+from fnet.io.safetensors import CODES, FileError, Tensor, dtype_name
 
 ACCEPTED = "a JAX or numpy array, a typed PRNG key, None, bool, int, float, complex or str"
 SCALARS = (bool, int, float, complex, str)
@@ -71,10 +71,10 @@ def classify(name: str, leaf: Any) -> Leaf:
         kind = "numpy"
     else:
         raise TypeError(f"{where}: it is a {type(leaf).__name__}, which would lose what it adds to an array")
-    if leaf.dtype.name in CODES:
+    if dtype_name(leaf.dtype) in CODES:
         return Leaf(kind)
-    if leaf.dtype.name in EXTRA:
-        return Leaf(kind, leaf.dtype.name)
+    if dtype_name(leaf.dtype) in EXTRA:
+        return Leaf(kind, dtype_name(leaf.dtype))
     raise TypeError(f"{where}: the dtype {leaf.dtype} has no place in a file of tensors; expected numbers or booleans")
 
 
@@ -83,7 +83,7 @@ def stored(leaf: Any) -> tuple[np.dtype, tuple[int, ...]]:
     if is_key(leaf):
         data = jax.eval_shape(jax.random.key_data, leaf)
         return np.dtype(data.dtype), data.shape
-    if leaf.dtype.name in EXTRA:
+    if dtype_name(leaf.dtype) in EXTRA:
         return np.dtype(np.uint8), (*leaf.shape, leaf.dtype.itemsize)
     return np.dtype(leaf.dtype), tuple(leaf.shape)
 
@@ -106,7 +106,7 @@ def start_transfer(leaf: Any) -> Any:
 def to_host(leaf: Any) -> np.ndarray:
     """The array's tensor, on the host; a view where there can be one."""
     array = np.asarray(leaf)
-    if array.dtype.name not in EXTRA:
+    if dtype_name(array.dtype) not in EXTRA:
         return array
     little = np.require(array, array.dtype.newbyteorder("<"), "C")
     return little.reshape(-1).view(np.uint8).reshape(*array.shape, array.dtype.itemsize)

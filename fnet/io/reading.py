@@ -8,7 +8,6 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import BinaryIO, TypeVar
 
 import numpy as np
@@ -17,7 +16,6 @@ from fnet.io.safetensors import ALIGNMENT, FileError, Header, Tensor
 
 CHUNK = 1 << 20  # small enough that the checksum finds the bytes in the processor's cache
 BATCH = 16 << 20  # smaller tensors are read together until they have this many bytes, and share their memory
-HUGE = 2 << 20  # bytes of a huge page
 THREADS = min(8, os.cpu_count() or 1)
 T = TypeVar("T")
 
@@ -96,18 +94,11 @@ def _reader(file: BinaryIO) -> Callable[[memoryview, int], int]:
 def _memory(nbytes: int) -> np.ndarray:
     """New memory that starts where XLA on CPU takes a buffer over without a copy.
 
-    In huge pages where the system has them: memory in pages of 4 kB takes longer to get than to fill.
+    From numpy, which asks for huge pages (memory in pages of 4 kB takes longer to get than to fill), and whose
+    allocator hands out again what an earlier load has left.
     """
-    if nbytes < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
-        start = -buffer.__array_interface__["data"][0] % ALIGNMENT
-    else:
-        mapped = mmap.mmap(-1, nbytes + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        buffer = np.frombuffer(mapped, np.uint8)
-        start = -buffer.__array_interface__["data"][0] % HUGE
-        with suppress(OSError):  # a system without them
-            mapped.madvise(mmap.MADV_NOHUGEPAGE)  # no more memory than was asked for, but a sixteenth at most
-            mapped.madvise(mmap.MADV_HUGEPAGE, start, (nbytes + nbytes // 16) // HUGE * HUGE)
+    buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -buffer.__array_interface__["data"][0] % ALIGNMENT
     return buffer[start : start + nbytes]
 
 

@@ -42,12 +42,14 @@ def write_file(
     def header(checksums: dict[str, str]) -> bytes:
         return encode_header(tensors, metadata | ({CHECKSUMS: json.dumps(checksums)} if checksum else {}))
 
-    room = len(header(dict.fromkeys(tensors, "00000000")))
+    begin = header(dict.fromkeys(tensors, "00000000"))
     with replacing(path, sync_new) as fd:
-        os.lseek(fd, room, os.SEEK_SET)
+        os.lseek(fd, len(begin), os.SEEK_SET)
         checksums = _write_arrays(fd, zip(tensors, arrays, strict=True), checksum)
         os.lseek(fd, 0, os.SEEK_SET)
-        write_all(fd, memoryview(header({name: checksums[name] for name in tensors} if checksum else {})))
+        if checksum:
+            begin = header({name: checksums[name] for name in tensors})
+        write_all(fd, memoryview(begin))
 
 
 @contextmanager
