@@ -183,6 +183,7 @@ def test_samples_that_do_not_fit_are_named():
         (lambda: data.Nothing, AttributeError, "module 'fnet.data' has no 'Nothing'"),
         (lambda: DataLoader([1], batch_size=0), ValueError, "batch_size must be at least 1, got 0"),
         (lambda: DataLoader([1], batch_size=2.0), TypeError, "batch_size must be an integer, got float 2.0"),
+        (lambda: DataLoader([1], 4, "drop"), TypeError, "shuffle must be True or False, got 'drop'"),
         (lambda: DataLoader([1], last="dorp"), ValueError, """last must be "keep", "drop" or "pad", got 'dorp'"""),
         (lambda: DataLoader([1] * 3, 4, last="drop"), ValueError, "no batch is left: the dataset has 3 samples"),
         (lambda: DataLoader([1], seed=-1), ValueError, "seed must be between 0"),

@@ -150,6 +150,7 @@ EVERY = [
 def test_every_metric_of_classes_runs_under_jit_and_makes_bad_labels_visible(metric):
     logits, labels, mask = classified()
     expected = metric(logits, labels, mask=mask)
+    assert np.shape(metric.compute(metric.init())) == np.shape(expected)  # of nothing
     np.testing.assert_allclose(jax.jit(metric)(logits, labels, mask=mask), expected, rtol=1e-5)
     bad = np.where(np.arange(N) == 3, CLASSES, labels)
     with pytest.raises(ValueError, match=rf"{CLASSES} at index \(3,\) is out of range"):

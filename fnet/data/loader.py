@@ -105,6 +105,8 @@ class DataLoader:
                 f"the dataset is empty: {type(self.dataset).__name__} has no samples, so there is nothing to batch"
             )
         batch_size = check_integer("batch_size", self.batch_size, 1)
+        if not isinstance(self.shuffle, bool | np.bool_):
+            raise TypeError(f"shuffle must be True or False, got {self.shuffle!r}")
         _check_choice("last", self.last, ("keep", "drop", "pad"))
         _check_choice("on_error", self.on_error, ("raise", "mask"))
         seed = check_seed(self.seed)

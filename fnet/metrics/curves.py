@@ -132,7 +132,7 @@ class Ranking(Metric):
         else:
             each = [self.area(scores[:, c], labels == c, counted) for c in range(self.num_classes)]
             value = jnp.stack(each).mean()
-        spoilt = jnp.isnan(scores.reshape(len(labels), -1)).any(-1) | (labels < 0)
+        spoilt = jnp.isnan(scores).any(tuple(range(1, scores.ndim))) | (labels < 0)
         return jnp.where((spoilt & counted).any(), jnp.nan, value)
 
 
