@@ -279,6 +279,11 @@ def test_what_cannot_be_saved_is_named_and_leaves_the_old_file(tmp_path, tree, w
     assert os.listdir(tmp_path) == [path.name]
 
 
+def test_pytorchs_order_of_arguments_is_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"save takes a path first, save\(path, tree\), got dict"):
+        io.save({"w": 1.0}, tmp_path / "a.safetensors")
+
+
 def test_a_tree_too_deep_or_that_contains_itself(tmp_path):
     tree: list = []
     tree.append(tree)

@@ -59,6 +59,8 @@ def save(
     >>> io.load(path)["classes"], io.metadata(path)
     (('cat', 'dog'), {'epoch': 3})
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"save takes a path first, save(path, tree), got {type(path).__name__}")
     ready = prepare(tree, metadata)
     arrays = _on_host(ready.arrays, ready.tensors)
     write_file(os.fspath(path), ready.tensors, arrays, ready.metadata, checksum, sync_new=False)
