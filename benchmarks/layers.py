@@ -150,8 +150,9 @@ def medians(runs: dict[str, Run], rounds: int, seconds: float) -> dict[str, floa
     times: dict[str, list[float]] = {name: [] for name in runs}
     rng = random.Random(0)
     for _ in range(rounds):
-        # In a random order: PyTorch's threads spin on after its turn, which makes the next one up to 1.6x slower.
+        # In a random order, with pauses: PyTorch's threads spin on after its turn, and slow the next one up to 1.6x.
         for name in rng.sample(list(runs), len(runs)):
+            time.sleep(0.005)
             runs[name]()  # not timed: the cache is that of whoever came before
             begin = time.perf_counter()
             for _ in range(repeats[name]):

@@ -80,7 +80,7 @@ def _forward(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilatio
 def _direct(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes) -> jax.Array:
     """`plain.conv`, with a column too many where XLA would else leave it to YNNPACK, which takes up to twice as long.
 
-    That does not take convolutions with more than 16 channels if the output is larger than the input along an axis.
+    YNNPACK takes none with 16 channels or fewer, and none whose output is larger than the input along an axis.
     """
     size = x.shape[1:-1]
     out = output_size(size, weight.shape[:-2], stride, pads, dilation)
