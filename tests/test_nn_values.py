@@ -261,6 +261,17 @@ def test_layers_written_as_in_pytorch_are_told_what_to_write(make_it: Any, messa
         make_it()
 
 
+def test_a_layer_with_an_init_of_its_own_takes_what_that_takes():
+    class Own(nn.Linear):
+        def __init__(self, in_features: int, out_features: int, bias: bool, scale: float):
+            super().__init__(out_features, bias)
+
+    assert Own(1, 2, False, 1.0) == Own(in_features=9, out_features=2, bias=False, scale=1.0)
+    with pytest.raises(TypeError, match="Own got bias twice"):
+        Own(1, 2, False, 1.0, bias=True)
+
+
+
 def test_flatten_and_reshape():
     x = jnp.arange(48.0).reshape(2, 3, 2, 4)
     np.testing.assert_array_equal(nn.Flatten()({}, x), x.reshape(2, 24))

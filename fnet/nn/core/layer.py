@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
@@ -238,15 +239,19 @@ def refuse_pytorchs_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[
     """Raise TypeError for a layer given as in PyTorch, with sizes of inputs; the rest Python refuses."""
     taken = {field.name: field.kw_only for field in fields(cls) if field.init}  # type: ignore[arg-type]
     order = [name for name, kw_only in taken.items() if not kw_only]
-    for name in kwargs:
-        if name not in taken and name in PYTORCH_ARGUMENTS:
-            raise TypeError(f"{cls.__name__} has no {name}: {PYTORCH_ARGUMENTS[name]}")
     twice = [name for name in order[: len(args)] if name in kwargs]
-    if twice or len(args) > len(order):
+    absent = [name for name in kwargs if name not in taken and name in PYTORCH_ARGUMENTS]
+    if absent:
+        message = f"has no {absent[0]}: {PYTORCH_ARGUMENTS[absent[0]]}"
+    elif twice or len(args) > len(order):
         what = f"{twice[0]} twice" if twice else f"{len(args)} arguments by position"
-        raise TypeError(
-            f"{cls.__name__} got {what}: it takes ({', '.join(order)}), and sizes of inputs are read from the data"
-        )
+        message = f"got {what}: it takes ({', '.join(order)}), and sizes of inputs are read from the data"
+    else:
+        return
+    try:
+        inspect.signature(cls.__init__).bind(None, *args, **kwargs)  # type: ignore[misc]
+    except TypeError:
+        raise TypeError(f"{cls.__name__} {message}") from None  # else an __init__ of the user's own takes them
 
 
 def refuse_shapes(inputs: tuple[Any, ...], where: str) -> None:
