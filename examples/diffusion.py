@@ -1,11 +1,12 @@
 """A diffusion model of MNIST's digits: a U-Net that learns to take noise out of images, and so makes them from noise.
 
 Denoising diffusion (Ho et al. 2020, arXiv:2006.11239) with the velocity as the target (Salimans & Ho 2022,
-arXiv:2202.00512), sampled in 50 steps (DDIM: Song et al. 2021, arXiv:2010.02502) with averaged weights. The U-Net is
-told the digit, and now and then not, so that samples can be led towards it (guidance without a classifier: Ho &
-Salimans 2022, arXiv:2207.12598). MNIST's four files are looked for in the folder that the environment variable
-FNET_DATA names, in ``mnist/``. The number at the end is how far the samples are from real digits, as ``_distance.py``
-measures it, beside held-out digits and noise. Killed and started again, it goes on where it was.
+arXiv:2202.00512), sampled in 50 steps with new noise in each (Song et al. 2021, arXiv:2010.02502, eq. 16 with η = 1)
+and with averaged weights. The U-Net is told the digit, and now and then not, so that samples can be led towards it
+(guidance without a classifier: Ho & Salimans 2022, arXiv:2207.12598). MNIST's four files are looked for in the folder
+that the environment variable FNET_DATA names, in ``mnist/``. The number at the end is how far the samples are from
+real digits, as ``_distance.py`` measures it, beside held-out digits and noise. Killed and started again, it goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -65,21 +66,25 @@ def make_loss(model: nn.Model) -> train.step.Loss:
 def sample(
     model: nn.Model, params: Any, key: jax.Array, digits: jax.Array, steps: int = 50, guidance: float = 1.5
 ) -> jax.Array:
-    """Images (n, 28, 28, 1) of 0 to 255 of these digits, from noise: DDIM without noise on the way."""
+    """Images (n, 28, 28, 1) of 0 to 255 of these digits, from noise, of which part is renewed at each step."""
     count = len(digits)
     told = jnp.concatenate([digits, jnp.full(count, -1)])
 
-    def denoise(x: jax.Array, time: jax.Array) -> tuple[jax.Array, None]:
+    def denoise(x: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        time, key = at
         of_image, of_noise = shares(time)
         of_digit, of_any = jnp.split(model(params, jnp.concatenate([x, x]), jnp.full(2 * count, time), told), 2)
         velocity = of_any + guidance * (of_digit - of_any)
         image = jnp.clip(of_image * x - of_noise * velocity, -1, 1)
         noise = (x - of_image * image) / of_noise
-        of_image, of_noise = shares(time - 1 / steps)
-        return of_image * image + of_noise * noise, None
+        next_image, next_noise = shares(time - 1 / steps)
+        new = next_noise / of_noise * jnp.sqrt(1 - (of_image / next_image) ** 2)
+        kept = jnp.sqrt(jnp.maximum(next_noise**2 - new**2, 0))  # rounding alone makes it negative
+        return next_image * image + kept * noise + new * jax.random.normal(key, x.shape), None
 
-    start = jax.random.normal(key, (count, 28, 28, 1))
-    x, _ = jax.lax.scan(denoise, start, jnp.linspace(1, 1 / steps, steps))
+    start_key, key = jax.random.split(key)
+    start = jax.random.normal(start_key, (count, 28, 28, 1))
+    x, _ = jax.lax.scan(denoise, start, (jnp.linspace(1, 1 / steps, steps), jax.random.split(key, steps)))
     return ((x + 1) * 127.5).clip(0, 255)
 
 
