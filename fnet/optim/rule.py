@@ -43,7 +43,7 @@ class Rule(Optimizer):
 
     if not TYPE_CHECKING:
 
-        def __new__(cls, *args: Any, **kwargs: Any) -> Rule:
+        def __new__(cls, /, *args: Any, **kwargs: Any) -> Rule:
             if args and "lr" in kwargs and not isinstance(args[0], float):
                 raise TypeError(
                     f"{cls.__name__} takes lr first, and holds no parameters. opt = {cls.__name__}({kwargs['lr']!r}), "

@@ -162,7 +162,7 @@ class Layer(ABC):
 
     if not TYPE_CHECKING:
 
-        def __new__(cls, *args: Any, **kwargs: Any) -> Layer:
+        def __new__(cls, /, *args: Any, **kwargs: Any) -> Layer:
             if is_dataclass(cls):
                 refuse_pytorchs_arguments(cls, args, kwargs)
             return super().__new__(cls)
