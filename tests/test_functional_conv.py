@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnet.functional as F
+from fnet.functional.convolution import plain
 from fnet.functional.convolution.cpu import choice, depthwise, phases, widened, winograd
+
+MODULE = "fnet.functional.convolution.conv"
 
 
 def first(x, rank):
@@ -108,7 +113,7 @@ def test_the_cpu_forms_give_xlas_numbers_and_gradients(c, seed):
     results = []
     for chosen in (False, True):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(choice, "applies", lambda x, chosen=chosen: chosen)
+            patch.setattr(sys.modules[MODULE], "on_one_cpu", lambda x, chosen=chosen: chosen)
             results.append(value_and_gradients(ours(c))((x, w, b), dy))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), *results)
 
@@ -145,7 +150,7 @@ def test_a_form_has_xlas_outputs_gradients_tangents_and_second_derivatives(name,
     with jax.enable_x64(True):
         results = []
         for chosen in (False, True):
-            monkeypatch.setattr(choice, "applies", lambda x, chosen=chosen: chosen)
+            monkeypatch.setattr(sys.modules[MODULE], "on_one_cpu", lambda x, chosen=chosen: chosen)
             results.append(jax.jit(lambda *args: everything(*args))(x, w))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), *results)
 
@@ -157,11 +162,17 @@ def test_shapes_choose_their_form(name, monkeypatch):
     called = []
     module, function = {
         "winograd": (winograd, "conv"), "widened": (widened, "conv"), "phases": (phases, "conv_transpose"),
-        "direct": (choice, "_direct"), "spread": (choice, "_direct"),
+        "direct": (choice, "_direct"), "spread": (plain, "conv"),
         "dilated": (phases, "conv_dilated"), "depthwise": (depthwise, "conv"), "planes": (choice, "_planes"),
     }[name]  # fmt: skip
     original = getattr(module, function)
-    monkeypatch.setattr(module, function, lambda *args: called.append(name) or original(*args))
+
+    def spy(*args, **options):
+        if name != "spread" or "input_dilation" in options:
+            called.append(name)
+        return original(*args, **options)
+
+    monkeypatch.setattr(module, function, spy)
     jax.clear_caches()
     jax.eval_shape(jax.grad(lambda x, w: F.conv(x, w, **arguments).sum()), *map(jnp.ones, (x_shape, w_shape)))
     assert called

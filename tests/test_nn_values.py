@@ -271,7 +271,6 @@ def test_a_layer_with_an_init_of_its_own_takes_what_that_takes():
         Own(1, 2, False, 1.0, bias=True)
 
 
-
 def test_flatten_and_reshape():
     x = jnp.arange(48.0).reshape(2, 3, 2, 4)
     np.testing.assert_array_equal(nn.Flatten()({}, x), x.reshape(2, 24))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from fnet.functional.dtypes import to_weight_dtype
+from fnet.functional.platform import on_one_cpu
 
 
 def linear(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> jax.Array:
@@ -59,4 +60,4 @@ def _rows_are_faster(x: jax.Array) -> bool:
     does not (up to 1.9x on forward + gradient at 256 -> 1024, never slower). GPU and TPU fold by themselves. An
     array on a mesh keeps its axes: folding an axis sharded over devices with another would gather it.
     """
-    return x.ndim > 2 and x.size > 0 and jax.default_backend() == "cpu" and jax.typeof(x).sharding.mesh.empty
+    return x.ndim > 2 and on_one_cpu(x)

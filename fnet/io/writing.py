@@ -144,9 +144,9 @@ def _write_arrays(fd: int, arrays: Iterable[tuple[str, np.ndarray]], checksum: b
                 if not other.is_alive():
                     other.start()
                 waiting.put((name, array))
-            crc = 0
-            for chunk in _chunks(array, CHUNK if checksum and not beside else max(array.nbytes, CHUNK)):
-                if checksum and not beside:
+            here, crc = checksum and not beside, 0
+            for chunk in _chunks(array, CHUNK if here else max(array.nbytes, CHUNK)):
+                if here:
                     crc = zlib.crc32(chunk, crc)
                 write_all(fd, chunk)
             if not beside:

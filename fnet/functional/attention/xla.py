@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from fnet.functional.attention.masks import Visibility, block
 from fnet.functional.dropout import dropout
+from fnet.functional.platform import on_one_cpu
 
 
 def attend_xla(
@@ -50,7 +51,7 @@ def _block_count(query: jax.Array) -> int:
 
     GPU and TPU have tiles of their own, and an array on a mesh keeps its length whole, over which it may be sharded.
     """
-    if jax.default_backend() != "cpu" or not jax.typeof(query).sharding.mesh.empty:
+    if not on_one_cpu(query):
         return 1
     return max(1, min(4, query.shape[-3] // 32))
 

@@ -14,6 +14,7 @@ from fnet.functional.convolution.conv import add_bias
 from fnet.functional.convolution.cpu import choice
 from fnet.functional.convolution.padding import pairs_of
 from fnet.functional.dtypes import to_weight_dtype
+from fnet.functional.platform import on_one_cpu
 
 
 def conv_transpose(
@@ -145,7 +146,7 @@ def _conv_transpose(
         )
     leading = x.shape[: -rank - 1]
     x = x if len(leading) == 1 else x.reshape(-1, *x.shape[-rank - 1 :])
-    if choice.applies(x):
+    if on_one_cpu(x):
         out = choice.conv_transpose(x, weight, stride, pads, dilation, groups)
     else:
         out = plain.conv(x, weight, (1,) * rank, pads, dilation, groups, input_dilation=stride)

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from fnet.functional.dtypes import at_least_float32
 from fnet.functional.ids import LABEL_FIX, equals, in_range, integer_ids, is_concrete
 from fnet.functional.loss.arguments import power
+from fnet.functional.platform import on_one_cpu
 from fnet.functional.reduction import leading_mask, or_nan, reduce
 
 
@@ -192,7 +193,7 @@ def _log_sum_exp_whole(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _row_blocks(scores: jax.Array) -> int:
     """Into how many blocks to cut the rows: on one CPU, above 2^23 scores, the fewest equal ones of up to 2^20."""
     rows, classes = math.prod(scores.shape[:-1]), scores.shape[-1]
-    if rows * classes <= 2**23 or jax.default_backend() != "cpu" or not jax.typeof(scores).sharding.mesh.empty:
+    if rows * classes <= 2**23 or not on_one_cpu(scores):
         return 1
     fits = (n for n in range(2, rows + 1) if rows % n == 0 and 2**16 <= rows // n * classes <= 2**20)
     return next(fits, 1)

@@ -17,11 +17,6 @@ from fnet.functional.convolution.cpu.windows import gradient_pads, mirrored, out
 from fnet.functional.convolution.padding import Pairs, pad_axes
 
 
-def applies(x: jax.Array) -> bool:
-    """Whether `x` is computed on one CPU. Arrays on a mesh are left to XLA, which knows how they are sharded."""
-    return x.size > 0 and jax.default_backend() == "cpu" and jax.typeof(x).sharding.mesh.empty
-
-
 @partial(jax.jit, static_argnums=(2, 3, 4, 5), inline=True)
 def conv(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes, groups: int) -> jax.Array:
     """`plain.conv` in the form that is fast for these shapes, gradients included."""
