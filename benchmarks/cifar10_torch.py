@@ -86,15 +86,17 @@ def time_steps(rounds: int, steps: int = 4) -> None:
     import jax
     from cifar10 import forward
 
-    from fnet import functional, metrics, models, optim, train
+    from fnet import functional, metrics, models, optim, parallel, train
     from fnet import nn as fnn
 
     images, labels = torch.randint(256, (128, 32, 32, 3), dtype=torch.uint8), torch.randint(10, (128,))
     batch = images.numpy(), labels.int().numpy()
     ours = fnn.Model(forward, net=models.resnet20(10))
     rule = optim.sgd(optim.one_cycle(0.2, steps=1170), momentum=0.9, weight_decay=5e-4, nesterov=True)
-    state = [train.start(ours, rule, jax.random.key(0), batch[0])]
+    run = train.start(ours, rule, jax.random.key(0), batch[0])
     step = train.make_step(train.supervised(ours, functional.cross_entropy, {"accuracy": metrics.accuracy}), rule)
+    step, run = parallel.data_parallel(step, run, parallel.mesh(data=-1))
+    state = [run]
 
     def fnet_step() -> None:
         state[0], _ = step(state[0], batch)

@@ -86,6 +86,7 @@ def fnet_steps(vocab_size: int, loader: data.DataLoader, steps: int) -> Any:
     model, opt = lstm_lm.models.lstm_lm(vocab_size, WIDTH, 1, DROPOUT), lstm_lm.make_optimizer(steps)
     run = lstm_lm.start(model, opt, loader, 0)
     step = lstm_lm.train.make_step(lstm_lm.make_loss(model), opt)
+    step, run = lstm_lm.parallel.data_parallel(step, run, lstm_lm.parallel.mesh(data=-1))
 
     def take(batches: Any) -> None:
         nonlocal run

@@ -8,6 +8,10 @@
     for batch in data.to_device(loader.stream(), NamedSharding(mesh, P("data"))):
         run, metrics = step(run, batch)
 
+With everything whole on each device and batches divided, which is most often wanted, that is one line:
+
+    step, run = parallel.data_parallel(train.make_step(loss, opt), run, parallel.mesh(data=-1))
+
 Several hosts start with `jax.distributed.initialize()`, and each reads its part of a batch with
 ``DataLoader(…, shard=(jax.process_index(), jax.process_count()))``, of which `data.to_device` makes the whole.
 """
@@ -16,7 +20,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -26,7 +30,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from fnet.selectors import Selector, first_match, hint
 from fnet.tree import PyTree, map_named, named
 
-__all__ = ["explain", "mesh", "shardings"]
+__all__ = ["data_parallel", "explain", "mesh", "shardings"]
 
 Spec = tuple[Any, ...]  # of each axis of an array None, the name of an axis of the mesh, or a tuple of names
 
@@ -104,6 +108,41 @@ def explain(tree: PyTree, mesh: Mesh, rules: Mapping[Selector, PartitionSpec | N
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
     return "\n".join(f"{name}  {shape} {part}  {spec}  {why}".rstrip() for name, shape, part, spec, why in padded)
+
+
+def data_parallel(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    run: PyTree,
+    mesh: Mesh,
+    rules: Mapping[Selector, PartitionSpec | None] | None = None,
+    *,
+    donate: bool = False,
+) -> tuple[Callable[[Any, Any], tuple[Any, Any]], PyTree]:
+    """``(step, run)`` for a mesh: each batch is divided along its first axis, and the run placed by ``rules``.
+
+    Batches may be numpy arrays, as `train.fit` hands them on, of a size that the devices along the mesh's first axis
+    divide. The numbers are those of one device but for the order of sums: a BatchNorm sees the whole batch. By default
+    the run lies whole on every device; ``rules`` are those of `shardings`. ``donate=True`` lets a step reuse the memory
+    of its run, and the first step that of the run given here, which may be the same. On a mesh of one device both come
+    back as they are. Several hosts need `data.to_device`, as above. Raises what `shardings` raises, and JAX a
+    ValueError for a batch that cannot be divided.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from fnet import functional as F, nn, optim, parallel, train
+    >>> model, opt, batch = nn.Linear(3), optim.sgd(0.1), (jnp.ones((8, 5)), jnp.zeros(8, "int32"))
+    >>> step = train.make_step(train.supervised(model, F.cross_entropy), opt)
+    >>> run = train.start(model, opt, jax.random.key(0), batch[0])
+    >>> step, run = parallel.data_parallel(step, run, parallel.mesh(data=-1))
+    >>> int(step(run, batch)[0].step)
+    1
+    """
+    if mesh.size == 1:
+        return step, run
+    where = shardings(run, mesh, {"*": PartitionSpec()} if rules is None else rules)
+    parts = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+    # Without out_shardings XLA would move some of the run's leaves.
+    divided = jax.jit(step, in_shardings=(where, parts), out_shardings=(where, None), donate_argnums=(0,) * donate)
+    return divided, jax.device_put(run, where)
 
 
 def _places(

@@ -93,6 +93,11 @@ def test_meshes_that_do_not_fit_are_refused(axes, message):
         parallel.mesh(jax.devices() * 4, **axes)
 
 
+def test_one_device_has_nothing_to_divide():
+    step, tree = object(), object()
+    assert parallel.data_parallel(step, tree, AbstractMesh((1,), ("data",))) == (step, tree)
+
+
 def test_eight_devices_train_as_one_does():
     script = """
     import jax, numpy as np
@@ -118,6 +123,21 @@ def test_eight_devices_train_as_one_does():
     many, run = (tree._replace(key=0) for tree in (many, run))
     assert not fnet.diff(run, jax.device_get(many), rtol=1e-4, atol=1e-5), fnet.diff(run, many)
     assert abs(float(metrics["loss"] - expected["loss"])) < 1e-5
+
+    loader = data.DataLoader(data.ArrayDataset(x, y), 16, shuffle=True)
+    one, start = train.make_step(loss, opt), train.start(model, opt, jax.random.key(0), x)
+    alone, history = train.fit(one, start, loader, epochs=2, progress=False)
+    step, run = parallel.data_parallel(train.make_step(loss, opt, strict=True), start, parallel.mesh(data=-1))
+    assert run.params["fc"]["weight"].sharding.is_fully_replicated and len(run.params["fc"]["weight"].devices()) == 8
+    assert "f32[2,16]" in step.lower(run, (x[:16], y[:16])).compile().as_text()  # a device's part of the batch
+    run, divided = train.fit(step, run, loader, epochs=2, progress=False)
+    assert not fnet.diff(alone._replace(key=0), jax.device_get(run._replace(key=0)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(divided["loss"], history["loss"], rtol=1e-4)
+    given = parallel.data_parallel(train.make_step(loss, opt), start, mesh, {"*.weight": P("data", "model"), "*": P()})
+    taken = parallel.data_parallel(train.make_step(loss, opt), start, mesh, donate=True)
+    assert given[1].params["fc"]["weight"].addressable_shards[0].data.shape == (4, 16)
+    given[0](given[1], (x, y)), taken[0](taken[1], (x, y))
+    assert taken[1].params["fc"]["weight"].is_deleted() and not given[1].params["head"]["weight"].is_deleted()
     """
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     env = {**os.environ, **flags, "PYTHONPATH": str(Path(fnet.__file__).parents[1])}
