@@ -329,16 +329,21 @@ def test_binary_losses_at_extremes_and_with_every_kind_of_target():
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_a_sum_and_a_product_with_ones_give_the_same_numbers_and_gradients(monkeypatch, reduction):
+@pytest.mark.parametrize(("loss", "shape"), [
+    (F.binary_cross_entropy_with_logits, (5, 20, 3)),  # costly values
+    (F.huber_loss, (5, 103, 128)),  # wide rows, four blocks of 128 and three rows of rest
+])  # fmt: skip
+def test_a_sum_and_a_product_with_ones_give_the_same_numbers_and_gradients(monkeypatch, loss, shape, reduction):
     draw = np.random.default_rng(1)
-    x, t = draw.normal(size=(5, 20, 3)).astype("float32"), draw.random((5, 20, 3)).astype("float32")
+    x, t = draw.normal(size=shape).astype("float32"), draw.random(shape).astype("float32")
+    mask = draw.random(shape) < 0.9
     reduction_module, results = sys.modules["fnet.functional.reduction"], []
-    for faster in (True, False):
-        loss = lambda x: F.binary_cross_entropy_with_logits(x, t, reduction=reduction)  # noqa: E731
-        monkeypatch.setattr(reduction_module, "_product_is_faster", lambda faster=faster: faster)
-        curvature = lambda x: jax.jvp(jax.grad(loss), (x,), (jnp.ones_like(x),))[1]  # noqa: B023, E731
-        results.append(jax.jit(lambda x: (*jax.value_and_grad(loss)(x), curvature(x)))(x))  # noqa: B023
-        assert ("dot_general" in str(jax.make_jaxpr(loss)(x))) == faster
+    for product in (True, False):
+        monkeypatch.setattr(reduction_module, "on_one_cpu", lambda x, product=product: product)
+        total = lambda x: loss(x, t, reduction=reduction, mask=mask)  # noqa: E731
+        curvature = lambda x: jax.jvp(jax.grad(total), (x,), (jnp.ones_like(x),))[1]  # noqa: B023, E731
+        results.append(jax.jit(lambda x: (*jax.value_and_grad(total)(x), curvature(x)))(x))  # noqa: B023
+        assert ("dot_general" in str(jax.make_jaxpr(total)(x))) == product
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), *results)
 
 

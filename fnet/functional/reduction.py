@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+
+from fnet.functional.platform import on_one_cpu
 
 
 def reduce(
@@ -18,7 +22,7 @@ def reduce(
         values = jnp.where(counted, values, 0)
     if reduction == "none":
         return values
-    total = _total(values) if costly and values.ndim > 1 and _product_is_faster() else values.sum()
+    total = _total(values, costly)
     if reduction == "sum":
         return total
     if weight is not None:
@@ -28,22 +32,31 @@ def reduce(
     return total / jnp.where(divisor == 0, 1, divisor)
 
 
-@jax.custom_jvp
-def _total(values: jax.Array) -> jax.Array:
-    """The sum, as a product with ones and the sum of its results: what a product takes is written to memory first."""
-    ones = jnp.ones(values.shape[-1], values.dtype)
-    return jnp.matmul(values, ones, precision="highest").sum()
+def _total(values: jax.Array, costly: bool) -> jax.Array:
+    """The sum of all elements. What XLA on CPU sums it writes to memory first, or else computes one element at a time
+    in one thread. Both take longer than a product with ones: of costly values, or of a quarter of wide rows."""
+    if values.ndim < 2 or values.dtype.itemsize < 4 or not on_one_cpu(values):
+        return values.sum()
+    # Narrow rows do not vectorise in blocks, and of few rows the rest of a division by 4 is a large part.
+    wide = values.shape[-1] >= 128 and values.size >= max(2**16, 16 * values.shape[-1])
+    return _product(values, 4 if wide else 1) if wide or costly else values.sum()
 
 
-@_total.defjvp
-def _total_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    return _total(primals[0]), tangents[0].sum()
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _product(values: jax.Array, parts: int) -> jax.Array:
+    """The sum, as a product of ones with the sum of so many blocks of rows, which XLA computes together with the
+    values and, a product being next, in parallel."""
+    rows = values.reshape(-1, values.shape[-1])
+    size = rows.shape[0] // parts
+    block, rest = rows[:size], rows[parts * size :]
+    for part in range(1, parts):
+        block = block + rows[part * size : (part + 1) * size]
+    return jnp.matmul(block, jnp.ones(rows.shape[-1], rows.dtype), precision="highest").sum() + rest.sum()
 
 
-def _product_is_faster() -> bool:
-    """Whether not to let XLA compute costly values inside of a sum: on CPU, where it would compute one at a time, in
-    one thread, at a quarter of the speed."""
-    return jax.default_backend() == "cpu"
+@_product.defjvp
+def _product_jvp(parts: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return _product(primals[0], parts), tangents[0].sum()
 
 
 def or_nan(values: jax.Array, valid: jax.Array) -> jax.Array:
