@@ -68,6 +68,14 @@ class Distance:
         scores = train.predict(self._model, self._run, _pixels(images))
         return float((np.asarray(scores).argmax(-1) == np.asarray(digits)).mean())
 
+    def report(self, images: Any, digits: Any) -> str:
+        """All of these numbers in words, for images of the digits asked for."""
+        right, floor, ceiling = self.right(images, digits), self.floor(len(images)), self.ceiling(len(images))
+        return (
+            f"the classifier sees the digit asked for in {right:.1%}, in {self.accuracy:.1%} of real ones\n"
+            f"distance {self(images):.2f}; held-out digits {floor:.2f}, noise {ceiling:.1f}"
+        )
+
     def _moments(self, images: Any) -> tuple[np.ndarray, np.ndarray]:
         body = self._run._replace(params=self._run.params["body"], state={})
         features = np.asarray(train.predict(self._model["body"], body, _pixels(images)), np.float64)

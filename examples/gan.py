@@ -134,10 +134,7 @@ def main() -> None:
     picture = args.out / "samples.png"
     plot.images(samples[:60] / 255, rows=6, columns=10).savefig(picture, dpi=120)
     distance = Distance(args.out.parent / "digit_features.safetensors", epochs=0 if args.short else 2)
-    right, of_test = distance.right(samples, digits), distance.accuracy
-    print(f"picture: {picture}; the classifier sees the digit asked for in {right:.1%}, in {of_test:.1%} of real ones")
-    floor, ceiling = distance.floor(len(samples)), distance.ceiling(len(samples))
-    print(f"distance {distance(samples):.2f}; held-out digits {floor:.2f}, noise {ceiling:.1f}")
+    print(f"picture: {picture}; {distance.report(samples, digits)}")
 
 
 if __name__ == "__main__":
