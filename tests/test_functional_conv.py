@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import fnet.functional as F
 from fnet.functional.convolution import plain
-from fnet.functional.convolution.cpu import choice, depthwise, phases, widened, winograd
+from fnet.functional.convolution.cpu import choice, crossed, depthwise, phases, widened, winograd
 
 MODULE = "fnet.functional.convolution.conv"
 
@@ -127,6 +127,8 @@ FORMS = {
     "spread": ((2, 9, 8, 32), (3, 3, 32, 33), {"padding": 1, "stride": 2}),
     "dilated": ((2, 13, 15, 32), (3, 3, 32, 33), {"padding": ((3, 2), (2, 4)), "dilation": (2, 3)}),
     "depthwise": ((3, 8, 9, 4), (3, 3, 1, 8), {"padding": 2, "stride": 2, "dilation": 2, "groups": 4}),
+    "crossed": ((4, 7, 8, 5), (3, 2, 5, 6), {"padding": ((1, 2), (0, 1))}),
+    "crossed, stride": ((4, 9, 8, 5), (3, 3, 5, 6), {"padding": 1, "stride": (2, 1), "dilation": (1, 2)}),
     "planes": ((1, 4, 5, 6, 9), (2, 2, 2, 9, 9), {"padding": 1, "stride": (2, 1, 1)}),
 }
 
@@ -135,6 +137,7 @@ FORMS = {
 def test_a_form_has_xlas_outputs_gradients_tangents_and_second_derivatives(name, monkeypatch):
     x_shape, w_shape, arguments = FORMS[name]
     monkeypatch.setattr(winograd, "LIMIT", 4 * 6 * 8 * 65 * 2)  # two blocks of two examples
+    monkeypatch.setattr(crossed, "LIMIT", 4000)  # more than one block of these
     rng = np.random.default_rng(0)
     x, w, v, u = (rng.normal(size=shape) for shape in (x_shape, w_shape, x_shape, w_shape))
 
@@ -164,6 +167,7 @@ def test_shapes_choose_their_form(name, monkeypatch):
         "winograd": (winograd, "conv"), "widened": (widened, "conv"), "phases": (phases, "conv_transpose"),
         "direct": (choice, "_direct"), "spread": (plain, "conv"),
         "dilated": (phases, "conv_dilated"), "depthwise": (depthwise, "conv"), "planes": (choice, "_planes"),
+        "crossed": (crossed, "weight_gradient"), "crossed, stride": (crossed, "weight_gradient"),
     }[name]  # fmt: skip
     original = getattr(module, function)
 
@@ -174,7 +178,7 @@ def test_shapes_choose_their_form(name, monkeypatch):
 
     monkeypatch.setattr(module, function, spy)
     jax.clear_caches()
-    jax.eval_shape(jax.grad(lambda x, w: F.conv(x, w, **arguments).sum()), *map(jnp.ones, (x_shape, w_shape)))
+    jax.eval_shape(jax.grad(lambda x, w: F.conv(x, w, **arguments).sum(), (0, 1)), *map(jnp.ones, (x_shape, w_shape)))
     assert called
 
 

@@ -6,6 +6,8 @@ that `choice` gives them, and are sums of the same products in another order.
 
     choice      which form for which shapes
     bilinear    how a form gets gradients in another form than its transpose
+    crossed     the weight gradient as one matmul of shifted inputs and shifted output gradients
+    blocks      sums over the batch, a block at a time
     depthwise   shift, multiply, add
     winograd    3x3 with 4 products for 9, as 16 matmuls
     widened     few channels: neighbouring outputs as channels

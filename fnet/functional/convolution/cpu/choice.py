@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fnet.functional.convolution import plain
 from fnet.functional.convolution.arguments import Axes
-from fnet.functional.convolution.cpu import depthwise, phases, widened, winograd
+from fnet.functional.convolution.cpu import crossed, depthwise, phases, widened, winograd
 from fnet.functional.convolution.cpu.bilinear import with_gradients
 from fnet.functional.convolution.cpu.windows import gradient_pads, mirrored, output_size
 from fnet.functional.convolution.padding import Pairs, pad_axes
@@ -50,7 +50,19 @@ def conv_transpose(
         return jnp.concatenate(parts, -1)
     if max(dilation) > 1:
         return conv(_spread(x, stride), weight, ones, pads, dilation, 1)
-    return phases.conv_transpose(x, weight, stride, pads, lambda x, w, pads: conv(x, w, ones, pads, ones, 1))
+    kernel = weight.shape[:-2]
+    if len(stride) > 2 or not _between(kernel, stride):
+        return phases.conv_transpose(x, weight, stride, pads, lambda x, w, pads: conv(x, w, ones, pads, ones, 1))
+    # The transpose of a strided convolution: its gradients are that convolution and its weight's gradient.
+    back = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(kernel, pads, strict=True))
+    shape = (*kernel, weight.shape[-1], weight.shape[-2])
+    return with_gradients(
+        lambda x, w: phases.conv_transpose(x, w, stride, pads, lambda x, w, pads: _forward(x, w, ones, pads, ones)),
+        lambda dy, w: _forward(dy, mirrored(w), stride, back, ones),
+        lambda x, dy: mirrored(_weight_gradient(dy, x, shape, stride, back, ones)),
+        x,
+        weight,
+    )
 
 
 def _ungrouped(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes) -> jax.Array:
@@ -94,20 +106,27 @@ def _forward_transpose(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pair
         return _forward(x, weight, stride, pads, dilation)
     if max(dilation) > 1:
         return _forward(_spread(x, stride), weight, ones, pads, dilation)
-    if min(weight.shape[-2:]) >= 32 and all(s < k < 2 * s for k, s in zip(weight.shape, stride, strict=False)):
-        return plain.conv(x, weight, ones, pads, ones, input_dilation=stride)  # phases are a third zeros or more
+    if min(weight.shape[-2:]) >= 32 and _between(weight.shape[:-2], stride):
+        return plain.conv(x, weight, ones, pads, ones, input_dilation=stride)
     return phases.conv_transpose(x, weight, stride, pads, lambda x, w, pads: _forward(x, w, ones, pads, ones))
 
 
 def _weight_gradient(x: jax.Array, dy: jax.Array, shape: Axes, stride: Axes, pads: Pairs, dilation: Axes) -> jax.Array:
     if _winograd(x, shape, stride, pads, dilation):
         return winograd.weight_gradient(x, dy, pads)
+    if crossed.fits(x, dy, shape[:-2], stride):
+        return crossed.weight_gradient(x, dy, shape[:-2], stride, pads, dilation)
     none = ((0, 0),) * len(stride)
     if any(o > n for o, n in zip(dy.shape[1:-1], x.shape[1:-1], strict=True)):
         # XLA would swap the two, since this one is a kernel larger than its input, and then run naive loops.
         x, pads = pad_axes(x, pads, "zeros", "conv"), none
     weight = jax.ShapeDtypeStruct(shape, x.dtype)
     return jax.linear_transpose(lambda w: plain.conv(x, w, stride, pads, dilation), weight)(dy)[0]
+
+
+def _between(kernel: Axes, stride: Axes) -> bool:
+    """Whether the kernel's sides are between one and two strides: then a third or more of its phases are zeros."""
+    return all(s < k < 2 * s for k, s in zip(kernel, stride, strict=True))
 
 
 def _phases_fit(x: jax.Array, shape: Axes, stride: Axes, pads: Pairs, dilation: Axes) -> bool:

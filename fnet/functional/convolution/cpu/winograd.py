@@ -12,12 +12,11 @@ are left to XLA.
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnet.functional.convolution.cpu import blocks
 from fnet.functional.convolution.padding import Pairs, pad_axes
 
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
@@ -39,37 +38,28 @@ def conv(x: jax.Array, weight: jax.Array, pads: Pairs) -> jax.Array:
         whole = jnp.stack(parts, 2).reshape(shape[0], 2 * shape[1], 2 * shape[2], shape[3])
         return whole[:, :height, :width]
 
-    blocks = _blocks(x, weight, height * width)
-    if blocks == 1:
+    parts = _blocks(x, weight, height * width)
+    if parts == 1:
         return block(x)
-    return jax.lax.map(block, x.reshape(blocks, -1, *x.shape[1:])).reshape(-1, height, width, weight.shape[-1])
+    return jax.lax.map(block, x.reshape(parts, -1, *x.shape[1:])).reshape(-1, height, width, weight.shape[-1])
 
 
 def weight_gradient(x: jax.Array, dy: jax.Array, pads: Pairs) -> jax.Array:
     """The gradient of the weight, tile by tile: G^T [(B^T x B) * (A dy A^T)] G, summed over tiles by the matmuls."""
 
-    @partial(jax.checkpoint, prevent_cse=False)  # else the tiles of all blocks are kept
     def block(dy: jax.Array, x: jax.Array) -> jax.Array:
         tiles, cotiles = _input_tiles(_even(x, pads, 2)), _output_tiles(_even(dy, ((0, 0), (0, 0)), 0))
         m = [[a.T @ b for a, b in zip(*row, strict=True)] for row in zip(tiles, cotiles, strict=True)]
         return jnp.stack([jnp.stack(row) for row in m])
 
-    blocks = _blocks(x, dy, dy.shape[1] * dy.shape[2])
-    if blocks == 1:
-        total = block(dy, x)
-    else:
-        zero = jnp.zeros((4, 4, x.shape[-1], dy.shape[-1]), x.dtype)
-        split = [a.reshape(blocks, -1, *a.shape[1:]) for a in (dy, x)]
-        total = jax.lax.scan(lambda total, given: (total + block(*given), None), zero, tuple(split))[0]
+    total = blocks.total(block, _blocks(x, dy, dy.shape[1] * dy.shape[2]), dy, x)
     g = jnp.asarray(G, x.dtype)
     return jnp.einsum("ai,bj,abco->ijco", g, g, total)
 
 
 def _blocks(x: jax.Array, other: jax.Array, outputs: int) -> int:
-    """Into how many parts to cut the batch: the fewest that divide it and hold the transforms below the limit."""
-    each = 4 * outputs * (x.shape[-1] + other.shape[-1])
-    batch = x.shape[0]
-    return next((n for n in range(1, batch) if batch % n == 0 and batch // n * each <= LIMIT), batch)
+    """Into how many parts to cut the batch, so that the transforms of one stay below the limit."""
+    return blocks.count(len(x), 4 * outputs * (x.shape[-1] + other.shape[-1]), LIMIT)
 
 
 def _even(x: jax.Array, pads: Pairs, border: int) -> jax.Array:
