@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from parity import image_parity, ours, theirs, torch
 
@@ -44,6 +44,7 @@ def test_batch_norm_is_pytorchs(spatial, has_affine, training):
 
 
 @QUICK
+@example((2, 3), 2, True)  # two axes, which the gradient sums one after the other
 @given(SPATIAL, st.sampled_from([1, 2, 3, 6]), st.booleans())
 def test_group_norm_is_pytorchs(spatial, groups, has_affine):
     f = torch().nn.functional.group_norm
@@ -151,14 +152,17 @@ def test_both_forms_give_the_same_gradients(monkeypatch, name):
 
 
 @pytest.mark.parametrize("mean", [0.0, [0, 0, 0, 0, 0, 0, 0, 50.0]])  # the second sends all channels the exact way
-@pytest.mark.parametrize("name", ["batch", "group", "instance"])
+@pytest.mark.parametrize("name", ["batch", "group", "instance", "layer"])
 def test_one_pass_and_two_give_the_same_numbers_and_gradients(monkeypatch, name, mean):
-    args, results = [jnp.asarray(a, "float32") for a in (normal(4, 9, 8) + mean, normal(8, seed=1), normal(8))], []
+    x = normal(4, 8, 8) + (np.reshape(mean, (-1, 1)) if name == "layer" else mean)
+    args, results = [jnp.asarray(a, "float32") for a in (x, normal(8, seed=1), normal(8))], []
     for faster in (True, False):
         monkeypatch.setattr(sys.modules["fnet.functional.norm"], "_one_pass_is_faster", lambda faster=faster: faster)
         f = lambda x, w, b: jnp.sin(CALLS[name](x, w, b)).sum()  # noqa: E731
-        results.append(jax.jit(jax.value_and_grad(f, (0, 1, 2)))(*args))
-        assert ("cond[" in str(jax.make_jaxpr(f)(*args))) == faster
+        both = jax.jit(jax.value_and_grad(f, (0, 1, 2)))
+        results.append(both(*args))
+        for function, has_one_pass in ((f, faster and name != "layer"), (both, faster)):
+            assert ("cond[" in str(jax.make_jaxpr(function)(*args))) == has_one_pass
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), *results)
 
 
