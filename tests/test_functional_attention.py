@@ -193,6 +193,37 @@ def test_blocks_of_queries_give_the_numbers_and_gradients_of_the_whole(monkeypat
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="for the CPU alone")
+@pytest.mark.parametrize("options", [{}, {"is_causal": True, "window": (20, 0)}], ids=["whole", "causal"])
+def test_one_example_after_the_other_gives_the_numbers_and_derivatives_of_all_at_once(monkeypatch, options):
+    q, k, v, dy = draw(7, (3, 2, 66, 2, 4), (3, 2, 66, 1, 4), (3, 2, 66, 1, 5), (3, 2, 66, 2, 5), dtype=np.float32)
+    module, found = sys.modules["fnet.functional.attention.xla"], []
+    for each in (True, False):
+        monkeypatch.setattr(module, "_one_at_a_time", lambda q, k, each=each: each)
+        f = lambda *xs: ATTEND(*xs, enable_gqa=True, **options)  # noqa: E731
+        assert ("scan" in str(jax.make_jaxpr(f)(q, k, v))) == each
+        first = lambda q, k, v: jax.grad(lambda q: (f(q, k, v) ** 2).sum())(q)  # noqa: B023, E731
+        second = jax.jit(lambda *xs: jax.jvp(first, xs, xs)[1])  # noqa: B023
+        outer = jax.jit(jax.vmap(f, 3, 3))(*(np.stack([x, 2 * x], 3) for x in (q, k, v)))
+        found.append((*with_gradients(f, dy)(q, k, v), second(q, k, v), outer))
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="for the CPU alone")
+@pytest.mark.parametrize(("shape", "each"), [
+    ((4, 512, 8, 32), True), ((2, 2, 512, 8, 32), True), ((1, 512, 8, 32), False), ((32, 128, 8, 32), False),
+    ((2, 1024, 8, 32), False),
+])  # fmt: skip
+def test_large_examples_are_taken_one_after_the_other(shape, each):
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    found = str(jax.make_jaxpr(lambda x: ATTEND(x, x, x))(x))
+    assert "length=4" in found if each else "scan" not in found
+    lengths = jnp.ones(shape[:-3], int)
+    masked = str(jax.make_jaxpr(lambda x: ATTEND(x, x, x, key_lengths=lengths))(x))
+    assert "scan" not in masked, "lengths would have to be taken apart too"
+
+
 def test_causality_through_gradients():
     q, k, v = draw(3, *[(1, 6, 1, 4)] * 3, dtype=np.float32)
     jacobian = jax.jacrev(lambda v: JITTED(q, k, v, is_causal=True, window=(2, 5)).sum((0, 2, 3)))(v)

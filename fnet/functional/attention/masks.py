@@ -33,6 +33,11 @@ class Visibility:
                 )
 
     @property
+    def known(self) -> bool:
+        """Whether all of it is numbers and none of it arrays: the same for every example, and known while tracing."""
+        return self.keep is None and self.key_lengths is None and isinstance(self.query_offset, int)
+
+    @property
     def aligned(self) -> bool:
         """Whether the first query stands at the first key, as far as can be known while tracing."""
         return isinstance(self.query_offset, int) and self.query_offset == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,49 @@ from fnet.functional.platform import on_one_cpu
 
 
 def attend_xla(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    visible: Visibility,
+    bias: jax.Array | None,
+    scale: float,
+    dropout_p: float,
+    dropout_key: jax.Array | None,
+) -> jax.Array:
+    """The output (…, L, H, Dv): large examples on a CPU one after the other, all others at once."""
+    plain = bias is None and visible.known and _is_number(scale) and _is_number(dropout_p) and dropout_p == 0
+    if plain and _one_at_a_time(query, key):
+        return _each(query, key, value, visible, scale)
+    return _attend(query, key, value, visible, bias, scale, dropout_p, dropout_key)
+
+
+@partial(jax.jit, static_argnums=(3, 4))  # compiled once where nothing else is compiled
+def _each(query: jax.Array, key: jax.Array, value: jax.Array, visible: Visibility, scale: float) -> jax.Array:
+    """One example after the other, and its weights again for the gradient: only query, key and value are kept."""
+
+    def one(arrays: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        return _attend(*arrays, visible, None, scale, 0, None)
+
+    examples = tuple(x.reshape(-1, *x.shape[-3:]) for x in (query, key, value))
+    return jax.lax.map(jax.checkpoint(one), examples).reshape(*query.shape[:-1], value.shape[-1])
+
+
+def _one_at_a_time(query: jax.Array, key: jax.Array) -> bool:
+    """Whether each example has more than 2^20 and up to 2^21 scores, and all have 2^22 or more, on one CPU.
+
+    These are then pieces of up to 8 MB in place of above 32 MB, which would be new memory in each call: to touch it
+    takes longer than to compute the weights twice. Smaller and larger examples gain nothing or lose.
+    """
+    *leading, length, heads, _ = query.shape
+    scores = heads * length * key.shape[-3]
+    return 2**20 < scores <= 2**21 and math.prod(leading) * scores >= 2**22 and on_one_cpu(query)
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, float | int)
+
+
+def _attend(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
@@ -76,7 +120,7 @@ def attend_whole(
         scores = jnp.where(mask, scores, -jnp.inf)
     full = bias is None and visible.leaves_keys(*scores.shape[-2:])
     mixed, weights = _average(scores, value, full)
-    if not (isinstance(dropout_p, float | int) and dropout_p == 0):
+    if not (_is_number(dropout_p) and dropout_p == 0):
         mixed = _mix(dropout(weights, dropout_p, key=dropout_key).astype(value.dtype), value)
     return mixed.swapaxes(-3, -2).astype(value.dtype), weights.astype(query.dtype)
 
