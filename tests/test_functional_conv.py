@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 import fnet.functional as F
 from fnet.functional.convolution import plain
-from fnet.functional.convolution.cpu import choice, crossed, depthwise, phases, widened, winograd
+from fnet.functional.convolution.cpu import (
+    choice,
+    crossed,
+    depthwise,
+    folded,
+    grouped,
+    phases,
+    planes,
+    widened,
+    winograd,
+)
 
 MODULE = "fnet.functional.convolution.conv"
 
@@ -129,7 +139,10 @@ FORMS = {
     "depthwise": ((3, 8, 9, 4), (3, 3, 1, 8), {"padding": 2, "stride": 2, "dilation": 2, "groups": 4}),
     "crossed": ((4, 7, 8, 5), (3, 2, 5, 6), {"padding": ((1, 2), (0, 1))}),
     "crossed, stride": ((4, 9, 8, 5), (3, 3, 5, 6), {"padding": 1, "stride": (2, 1), "dilation": (1, 2)}),
-    "planes": ((1, 4, 5, 6, 9), (2, 2, 2, 9, 9), {"padding": 1, "stride": (2, 1, 1)}),
+    "folded": ((2, 5, 32, 9), (3, 3, 9, 10), {"padding": ((1, 2), (1, 1)), "stride": 2, "dilation": (2, 1)}),
+    "grouped": ((2, 6, 7, 8), (3, 3, 2, 12), {"padding": 1, "stride": (2, 1), "groups": 4}),
+    "planes": ((1, 4, 5, 6, 9), (2, 2, 2, 9, 9), {"padding": ((1, 2), (0, 1), (1, 1)), "dilation": (2, 1, 1)}),
+    "planes, summed": ((1, 4, 5, 6, 9), (2, 2, 2, 9, 9), {"padding": 1, "stride": (2, 1, 1)}),
 }
 
 
@@ -166,7 +179,9 @@ def test_shapes_choose_their_form(name, monkeypatch):
     module, function = {
         "winograd": (winograd, "conv"), "widened": (widened, "conv"), "phases": (phases, "conv_transpose"),
         "direct": (choice, "_direct"), "spread": (plain, "conv"),
-        "dilated": (phases, "conv_dilated"), "depthwise": (depthwise, "conv"), "planes": (choice, "_planes"),
+        "dilated": (phases, "conv_dilated"), "depthwise": (depthwise, "conv"), "planes": (planes, "conv"),
+        "planes, summed": (planes, "summed"),
+        "folded": (folded, "conv"), "grouped": (grouped, "conv"),
         "crossed": (crossed, "weight_gradient"), "crossed, stride": (crossed, "weight_gradient"),
     }[name]  # fmt: skip
     original = getattr(module, function)

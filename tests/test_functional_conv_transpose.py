@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fnet.functional as F
+from fnet.functional.convolution import plain
 
 MODULE = "fnet.functional.convolution.transpose"
 
@@ -165,6 +167,13 @@ def test_transposed_is_the_gradient_of_the_convolution_with_the_mirrored_kernel(
     rng = np.random.default_rng(0)
     dy, w = rng.normal(size=(2, 4, 5, 6)).astype("float32"), rng.normal(size=(3, 3, 4, 6)).astype("float32")
     x = np.zeros((2, 8, 10, 4), "float32")
-    gradient = jax.vjp(lambda x: F.conv(x, w, stride=2, padding=1), x)[1](dy)[0]
-    ours = F.conv_transpose(dy, np.flip(w, (0, 1)).swapaxes(2, 3), stride=2, padding=1, output_padding=1)
-    np.testing.assert_allclose(ours, gradient, rtol=1e-4, atol=1e-4)
+
+    def gradient(dy, w):
+        return jax.vjp(lambda x: plain.conv(x, w, (2, 2), ((1, 1), (1, 1)), (1, 1)), x)[1](dy)[0]
+
+    def ours(dy, w):
+        return F.conv_transpose(dy, jnp.flip(w, (0, 1)).swapaxes(2, 3), stride=2, padding=1, output_padding=1)
+
+    np.testing.assert_allclose(ours(dy, w), gradient(dy, w), rtol=1e-4, atol=1e-4)
+    both = [jax.grad(lambda dy, w, f=f: jnp.sin(f(dy, w)).sum(), (0, 1))(dy, w) for f in (ours, gradient)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *both)

@@ -9,7 +9,10 @@ that `choice` gives them, and are sums of the same products in another order.
     crossed     the weight gradient as one matmul of shifted inputs and shifted output gradients
     blocks      sums over the batch, a block at a time
     depthwise   shift, multiply, add
+    grouped     groups of few channels: depthwise sums
     winograd    3x3 with 4 products for 9, as 16 matmuls
     widened     few channels: neighbouring outputs as channels
+    folded      strides of one axis as channels
+    planes      three axes
     phases      strides, of convolutions and transposed ones, without zeros between
 """

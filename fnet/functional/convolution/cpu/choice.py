@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fnet.functional.convolution import plain
 from fnet.functional.convolution.arguments import Axes
-from fnet.functional.convolution.cpu import crossed, depthwise, phases, widened, winograd
+from fnet.functional.convolution.cpu import crossed, depthwise, folded, grouped, phases, planes, widened, winograd
 from fnet.functional.convolution.cpu.bilinear import with_gradients
 from fnet.functional.convolution.cpu.windows import gradient_pads, mirrored, output_size
 from fnet.functional.convolution.padding import Pairs, pad_axes
@@ -24,12 +24,14 @@ def conv(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: A
         return _pointwise(x, weight, stride, pads, groups)
     if weight.shape[-2] == 1 and groups > 1:
         return depthwise.conv(x, weight, stride, pads, dilation)
+    if grouped.fits(weight, groups):
+        return grouped.conv(x, weight, stride, pads, dilation, groups, _weight_gradient)
     if groups > 1:  # XLA's own loop over groups leaves Eigen's kernels
         inputs, weights = jnp.split(x, groups, -1), jnp.split(weight, groups, -1)
         parts = [conv(x, w, stride, pads, dilation, 1) for x, w in zip(inputs, weights, strict=True)]
         return jnp.concatenate(parts, -1)
     if len(stride) == 3:
-        return _planes(x, weight, stride, pads, dilation)
+        return _three_axes(x, weight, stride, pads, dilation)
     if _phases_fit(x, weight.shape, stride, pads, dilation):
         ones = (1,) * len(stride)
         return phases.conv_dilated(x, weight, pads, dilation, lambda x, w, pads: conv(x, w, ones, pads, ones, 1))
@@ -79,8 +81,12 @@ def _ungrouped(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilat
 def _forward(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes) -> jax.Array:
     if _winograd(x, weight.shape, stride, pads, dilation):
         return winograd.conv(x, weight, pads)
-    if min(weight.shape[-2:]) <= 8 and dilation[-1] == 1 and weight.shape[-3] > stride[-1]:
+    few = min(weight.shape[-2:]) <= 8
+    strided = stride[-1] > 1 and weight.shape[-1] > 16  # neighbours share too little, and are many channels
+    if few and not strided and dilation[-1] == 1 and weight.shape[-3] > stride[-1]:
         return widened.conv(x, weight, stride, pads, dilation, 4)
+    if folded.fits(x, weight, stride, dilation):
+        return folded.conv(x, weight, stride, pads, dilation, plain.conv if few else _direct)
     return _direct(x, weight, stride, pads, dilation)
 
 
@@ -155,17 +161,23 @@ def _pointwise(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, group
     return jnp.concatenate(parts, -1).reshape(*x.shape[:-1], weight.shape[-1])
 
 
-def _planes(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes) -> jax.Array:
-    """Three axes as the sum over the first one's kernel of convolutions of planes, which Eigen has kernels for."""
-    x = pad_axes(x, (pads[0], (0, 0), (0, 0)), "zeros", "conv")
-    reach = (x.shape[1] - dilation[0] * (weight.shape[0] - 1) - 1) // stride[0] * stride[0] + 1
-    total: jax.Array | None = None
-    for i in range(weight.shape[0]):
-        planes = jax.lax.slice_in_dim(x, i * dilation[0], i * dilation[0] + reach, stride[0], 1)
-        part = conv(planes.reshape(-1, *planes.shape[2:]), weight[i], stride[1:], pads[1:], dilation[1:], 1)
-        total = part if total is None else total + part
-    assert total is not None
-    return total.reshape(x.shape[0], -1, *total.shape[1:])
+def _three_axes(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes) -> jax.Array:
+    if max(stride) > 1:
+        return planes.summed(x, weight, stride, pads, dilation, lambda *given: conv(*given, 1))
+    back = gradient_pads(x.shape[1:-1], weight.shape[:-2], stride, pads, dilation)
+
+    def form(x: jax.Array, weight: jax.Array, pads: Pairs) -> jax.Array:
+        if weight.shape[-2] <= 8:  # windows of few channels are not what takes the time
+            return planes.summed(x, weight, stride, pads, dilation, _forward)
+        return planes.conv(x, weight, pads, dilation, _forward)
+
+    return with_gradients(
+        lambda x, w: form(x, w, pads),
+        lambda dy, w: form(dy, mirrored(w), back),
+        lambda x, dy: planes.weight_gradient(x, dy, weight.shape, stride, pads, dilation, _weight_gradient),
+        x,
+        weight,
+    )
 
 
 def _spread(x: jax.Array, stride: Axes) -> jax.Array:

@@ -21,11 +21,11 @@ def conv(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: A
     back = gradient_pads(x.shape[1:-1], kernel, stride, pads, dilation)
 
     def form(x: jax.Array, w: jax.Array) -> jax.Array:
-        return _shift_multiply_add(x, w, stride, pads, dilation)
+        return shift_multiply_add(x, w, stride, pads, dilation)
 
     def input_gradient(dy: jax.Array, w: jax.Array) -> jax.Array:
-        spread, mirrored = _spread(dy, stride, back), jnp.flip(w, tuple(range(len(kernel))))
-        return _shift_multiply_add(spread, mirrored, ones, ((0, 0),) * len(ones), dilation)
+        mirrored = jnp.flip(w, tuple(range(len(kernel))))
+        return shift_multiply_add(spread(dy, stride, back), mirrored, ones, ((0, 0),) * len(ones), dilation)
 
     def weight_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
         @partial(jax.checkpoint, prevent_cse=False)  # else the views of all examples are kept
@@ -47,7 +47,7 @@ def conv(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: A
     return outs[0] if multiplier == 1 else jnp.stack(outs, -1).reshape(*outs[0].shape[:-1], weight.shape[-1])
 
 
-def _shift_multiply_add(x: jax.Array, w: jax.Array, stride: Axes, pads: Pairs, dilation: Axes) -> jax.Array:
+def shift_multiply_add(x: jax.Array, w: jax.Array, stride: Axes, pads: Pairs, dilation: Axes) -> jax.Array:
     """(batch, *spatial, channels) with (*kernel, channels)."""
     out: jax.Array | None = None
     for position, view in shifted(pad_axes(x, pads, "zeros", "conv"), w.shape[:-1], stride, dilation):
@@ -57,6 +57,7 @@ def _shift_multiply_add(x: jax.Array, w: jax.Array, stride: Axes, pads: Pairs, d
     return out
 
 
-def _spread(x: jax.Array, stride: Axes, pads: Pairs) -> jax.Array:
+def spread(x: jax.Array, stride: Axes, pads: Pairs) -> jax.Array:
+    """`x` with stride - 1 zeros between its positions, and padded."""
     config = [(low, high, s - 1) for s, (low, high) in zip(stride, pads, strict=True)]
     return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *config, (0, 0, 0)])
