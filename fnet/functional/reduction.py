@@ -12,17 +12,23 @@ from fnet.functional.platform import on_one_cpu
 
 
 def reduce(
-    values: jax.Array, reduction: str, counted: jax.Array | None, weight: jax.Array | None = None, costly: bool = False
+    values: jax.Array,
+    reduction: str,
+    counted: jax.Array | None,
+    weight: jax.Array | None = None,
+    costly: bool = False,
+    simple: bool = False,
 ) -> jax.Array:
     """Reduce `values` over the `counted` entries; with `weight`, which is in the values already, "mean" divides by
-    its sum. `costly` says that each value takes an exponential or more to compute."""
+    its sum. `costly` says that each value takes an exponential or more to compute, `simple` that it takes sums and
+    products alone, which XLA on CPU computes well inside of a sum of all."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction={reduction!r}, expected "mean", "sum" or "none"')
     if counted is not None:
         values = jnp.where(counted, values, 0)
     if reduction == "none":
         return values
-    total = _total(values, costly)
+    total = values.sum() if simple else _total(values, costly)
     if reduction == "sum":
         return total
     if weight is not None:

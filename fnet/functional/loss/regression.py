@@ -28,7 +28,7 @@ def mse_loss(
     Array(2.5, dtype=float32)
     """
     (input, target), mask = aligned("mse_loss", mask, input=input, target=target)
-    return _weighted_mean("mse_loss", jnp.square(input - target), weight, reduction, mask)
+    return _weighted_mean("mse_loss", jnp.square(input - target), weight, reduction, mask, simple=True)
 
 
 def l1_loss(
@@ -210,9 +210,14 @@ def _huber(error: jax.Array, delta: float) -> jax.Array:
 
 
 def _weighted_mean(
-    where: str, loss: jax.Array, weight: ArrayLike | None, reduction: str, mask: jax.Array | None
+    where: str,
+    loss: jax.Array,
+    weight: ArrayLike | None,
+    reduction: str,
+    mask: jax.Array | None,
+    simple: bool = False,
 ) -> jax.Array:
     if weight is None:
-        return reduce(loss, reduction, mask)
+        return reduce(loss, reduction, mask, simple=simple)
     weight = broadcast(weight, loss, where, "weight")
-    return reduce(loss * weight, reduction, mask, weight)
+    return reduce(loss * weight, reduction, mask, weight, simple=simple)
