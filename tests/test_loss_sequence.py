@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,3 +141,12 @@ def test_wrong_shapes_are_named():
         F.ctc_loss(LOG_PROBS, TARGETS, FRAMES, LABELS, 4)
     with pytest.raises(ValueError, match="target_lengths sum to 7, and targets in one row have 5"):
         F.ctc_loss(LOG_PROBS, np.ones(5, int), FRAMES, LABELS)
+
+
+def test_many_classes_and_few_have_the_same_gradient(monkeypatch):
+    gradients = []
+    for most in (0, 4):  # by gather, by product
+        monkeypatch.setattr(sys.modules["fnet.functional.loss.sequence"], "MOST_CLASSES", most)
+        gradients.append(jax.jit(jax.grad(lambda x: F.ctc_loss(x, TARGETS, FRAMES, LABELS)))(LOG_PROBS))
+    assert (gradients[0] != 0).any()
+    np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-6)

@@ -12,6 +12,8 @@ from fnet.functional.ids import in_range, integer_ids, is_concrete
 from fnet.functional.loss.arguments import demand
 from fnet.functional.reduction import leading_mask, or_nan, reduce
 
+MOST_CLASSES = 256  # up to which the gradient of the emissions is a product with one-hot rows
+
 
 def ctc_loss(
     log_probs: ArrayLike,
@@ -82,27 +84,107 @@ def _log_likelihood(
     """
     batch, longest = targets.shape
     states = jnp.full((batch, 2 * longest + 1), blank, targets.dtype).at[:, 1::2].set(targets)
-    emit = jnp.take_along_axis(scores, states[None].astype(jnp.int32), axis=2)  # (time, batch, states)
+    emit = _emissions(scores, states.astype(jnp.int32))
+    counted = jnp.arange(scores.shape[0])[:, None] < frames[None]
+    emit = jnp.where(counted[..., None], emit, 0)
     # From two states back one may come to a label, past the blank, unless the label repeats.
     skip = jnp.concatenate([jnp.zeros((batch, 2), bool), states[:, 2:] != states[:, :-2]], axis=1)
     index = jnp.arange(states.shape[1])[None]
-
-    def step(alpha: jax.Array, frame: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        emitted, time = frame
-        one = jnp.pad(alpha, ((0, 0), (1, 0)), constant_values=-jnp.inf)[:, :-1]
-        two = jnp.pad(alpha, ((0, 0), (2, 0)), constant_values=-jnp.inf)[:, : alpha.shape[1]]
-        new = _log_sum(jnp.stack([alpha, one, jnp.where(skip, two, -jnp.inf)])) + emitted
-        return jnp.where((time < frames)[:, None], new, alpha), None
-
     # Before the first frame all stand in front of state 0, from where one step leads to states 0 and 1.
-    start = jnp.where(index <= 0, 0.0, -jnp.inf).astype(scores.dtype)
-    alpha = jnp.broadcast_to(start, states.shape)
-    first = jnp.where(index <= 1, emit[0], -jnp.inf) if scores.shape[0] else alpha
-    alpha = jnp.where((frames > 0)[:, None], first, alpha)
-    alpha, _ = jax.lax.scan(step, alpha, (emit[1:], jnp.arange(1, max(scores.shape[0], 1))))
+    alpha = jnp.broadcast_to(jnp.where(index <= 0, 0.0, -jnp.inf).astype(scores.dtype), states.shape)
+    if scores.shape[0]:
+        reached = _last_forward(emit, jnp.where(skip, 0.0, -jnp.inf).astype(emit.dtype), frames)
+        alpha = jnp.where((frames > 0)[:, None], reached, alpha)
     last = 2 * labels[:, None]
     # It ends in the last label or in the blank after it.
     return _log_sum(jnp.where((index == last) | ((index == last - 1) & (labels[:, None] > 0)), alpha, -jnp.inf).T)
+
+
+@jax.custom_jvp
+def _emissions(scores: jax.Array, states: jax.Array) -> jax.Array:
+    """The score of each state's class: (time, batch, states)."""
+    return jnp.take_along_axis(scores, states[None], axis=2)
+
+
+@_emissions.defjvp
+def _emissions_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    """Of few classes as a product, whose transpose is a product too: a gather's adds one number after the other."""
+    (scores, states), (dscores, _) = primals, tangents
+    if scores.shape[2] > MOST_CLASSES:
+        return _emissions(scores, states), jnp.take_along_axis(dscores, states[None], axis=2)
+    chosen = jax.nn.one_hot(states, scores.shape[2], dtype=scores.dtype)
+    return _emissions(scores, states), jnp.einsum("tbc,bsc->tbs", dscores, chosen, precision="highest")
+
+
+def _back(alpha: jax.Array, count: int, fill: float) -> jax.Array:
+    """What stands `count` states before each state."""
+    return jnp.pad(alpha, [(0, 0)] * (alpha.ndim - 1) + [(count, 0)], constant_values=fill)[..., : alpha.shape[-1]]
+
+
+def _step(alpha: jax.Array, emitted: jax.Array, skip: jax.Array) -> jax.Array:
+    one, two = _back(alpha, 1, -jnp.inf), _back(alpha, 2, -jnp.inf) + skip
+    sources = jnp.stack([alpha, one, two])  # in one array: XLA on CPU makes faster loops of it than of the three
+    top = sources.max(0)
+    top = jnp.where(top == -jnp.inf, 0, top)
+    return jnp.log(jnp.exp(sources - top[None]).sum(0)) + (top + emitted)
+
+
+def _first(emitted: jax.Array, elsewhere: float) -> jax.Array:
+    return jnp.where(jnp.arange(emitted.shape[1])[None] <= 1, emitted, elsewhere)
+
+
+@jax.custom_jvp
+def _last_forward(emit: jax.Array, skip: jax.Array, frames: jax.Array) -> jax.Array:
+    """`_forward` at the last frame of each example, which without a derivative is all that is kept."""
+
+    def step(alpha: jax.Array, frame: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        emitted, time = frame
+        return jnp.where((time < frames)[:, None], _step(alpha, emitted, skip), alpha), None
+
+    return jax.lax.scan(step, _first(emit[0], -jnp.inf), (emit[1:], jnp.arange(1, emit.shape[0])))[0]
+
+
+@_last_forward.defjvp
+def _last_forward_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    emit, skip, frames = primals
+    end = jnp.clip(frames - 1, 0, emit.shape[0] - 1)[None, :, None]
+    last = lambda emit: jnp.take_along_axis(_forward(emit, skip), end, 0)[0]  # noqa: E731
+    return jax.jvp(last, (emit,), tangents[:1])
+
+
+@jax.custom_jvp
+def _forward(emit: jax.Array, skip: jax.Array) -> jax.Array:
+    """log of the probability to be in each state after each frame, and to have emitted what came until then.
+
+    `skip` is 0 where a state may be reached from two states back, else -inf.
+    """
+
+    def step(alpha: jax.Array, emitted: jax.Array) -> tuple[jax.Array, jax.Array]:
+        new = _step(alpha, emitted, skip)
+        return new, new
+
+    first = _first(emit[0], -jnp.inf)
+    return jnp.concatenate([first[None], jax.lax.scan(step, first, emit[1:])[1]])
+
+
+@_forward.defjvp
+def _forward_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    """The steps' derivatives are the shares of the three states that one comes from: those of all frames at once."""
+    (emit, skip), (demit, _) = primals, tangents
+    alpha = _forward(emit, skip)
+    before, after = alpha[:-1], alpha[1:]
+    dead = after == -jnp.inf
+    rest = emit[1:] - jnp.where(dead, 0, after)
+    sources = before, _back(before, 1, -jnp.inf), _back(before, 2, -jnp.inf) + skip[None]
+    shares = jnp.stack([jnp.exp(jnp.where(dead, -jnp.inf, source + rest)) for source in sources], 1)
+
+    def step(dalpha: jax.Array, frame: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        share, demitted = frame
+        dnew = share[0] * dalpha + share[1] * _back(dalpha, 1, 0) + share[2] * _back(dalpha, 2, 0) + demitted
+        return dnew, dnew
+
+    first = _first(demit[0], 0)
+    return alpha, jnp.concatenate([first[None], jax.lax.scan(step, first, (shares, demit[1:]))[1]])
 
 
 def _log_sum(x: jax.Array) -> jax.Array:
