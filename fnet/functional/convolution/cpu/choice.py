@@ -13,7 +13,7 @@ from fnet.functional.convolution import plain
 from fnet.functional.convolution.arguments import Axes
 from fnet.functional.convolution.cpu import crossed, depthwise, folded, grouped, phases, planes, widened, winograd
 from fnet.functional.convolution.cpu.bilinear import with_gradients
-from fnet.functional.convolution.cpu.windows import gradient_pads, mirrored, output_size
+from fnet.functional.convolution.cpu.windows import gradient_pads, mirrored, output_size, spread
 from fnet.functional.convolution.padding import Pairs, pad_axes
 
 
@@ -43,7 +43,7 @@ def conv_transpose(
     x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes, groups: int
 ) -> jax.Array:
     """`plain.conv` of `x` spread out by `stride`."""
-    ones = (1,) * len(stride)
+    ones, none = (1,) * len(stride), ((0, 0),) * len(stride)
     if max(stride) == 1:
         return conv(x, weight, stride, pads, dilation, groups)
     if groups > 1:
@@ -51,7 +51,7 @@ def conv_transpose(
         parts = [conv_transpose(x, w, stride, pads, dilation, 1) for x, w in zip(inputs, weights, strict=True)]
         return jnp.concatenate(parts, -1)
     if max(dilation) > 1:
-        return conv(_spread(x, stride), weight, ones, pads, dilation, 1)
+        return conv(spread(x, stride, none), weight, ones, pads, dilation, 1)
     kernel = weight.shape[:-2]
     if len(stride) > 2 or not _between(kernel, stride):
         return phases.conv_transpose(x, weight, stride, pads, lambda x, w, pads: conv(x, w, ones, pads, ones, 1))
@@ -107,11 +107,11 @@ def _direct(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation
 
 
 def _forward_transpose(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes) -> jax.Array:
-    ones = (1,) * len(stride)
+    ones, none = (1,) * len(stride), ((0, 0),) * len(stride)
     if max(stride) == 1:
         return _forward(x, weight, stride, pads, dilation)
     if max(dilation) > 1:
-        return _forward(_spread(x, stride), weight, ones, pads, dilation)
+        return _forward(spread(x, stride, none), weight, ones, pads, dilation)
     if min(weight.shape[-2:]) >= 32 and _between(weight.shape[:-2], stride):
         return plain.conv(x, weight, ones, pads, ones, input_dilation=stride)
     return phases.conv_transpose(x, weight, stride, pads, lambda x, w, pads: _forward(x, w, ones, pads, ones))
@@ -178,7 +178,3 @@ def _three_axes(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dila
         x,
         weight,
     )
-
-
-def _spread(x: jax.Array, stride: Axes) -> jax.Array:
-    return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((0, 0, s - 1) for s in stride), (0, 0, 0)])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import partial, reduce
+from operator import add
 
 import jax
 import jax.numpy as jnp
 
 from fnet.functional.convolution.arguments import Axes
 from fnet.functional.convolution.cpu.bilinear import with_gradients
-from fnet.functional.convolution.cpu.windows import gradient_pads, shifted
+from fnet.functional.convolution.cpu.windows import gradient_pads, shifted, spread
 from fnet.functional.convolution.padding import Pairs, pad_axes
 
 
@@ -49,15 +50,5 @@ def conv(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: A
 
 def shift_multiply_add(x: jax.Array, w: jax.Array, stride: Axes, pads: Pairs, dilation: Axes) -> jax.Array:
     """(batch, *spatial, channels) with (*kernel, channels)."""
-    out: jax.Array | None = None
-    for position, view in shifted(pad_axes(x, pads, "zeros", "conv"), w.shape[:-1], stride, dilation):
-        term = view * jax.lax.broadcast(w[position], view.shape[:-1])
-        out = term if out is None else out + term
-    assert out is not None
-    return out
-
-
-def spread(x: jax.Array, stride: Axes, pads: Pairs) -> jax.Array:
-    """`x` with stride - 1 zeros between its positions, and padded."""
-    config = [(low, high, s - 1) for s, (low, high) in zip(stride, pads, strict=True)]
-    return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+    views = shifted(pad_axes(x, pads, "zeros", "conv"), w.shape[:-1], stride, dilation)
+    return reduce(add, (view * jax.lax.broadcast(w[position], view.shape[:-1]) for position, view in views))

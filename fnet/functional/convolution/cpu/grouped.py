@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 from fnet.functional.convolution.arguments import Axes
 from fnet.functional.convolution.cpu import depthwise
 from fnet.functional.convolution.cpu.bilinear import with_gradients
-from fnet.functional.convolution.cpu.windows import gradient_pads
+from fnet.functional.convolution.cpu.windows import gradient_pads, spread
 from fnet.functional.convolution.padding import Pairs
 
 WeightGradient = Callable[[jax.Array, jax.Array, Axes, Axes, Pairs, Axes], jax.Array]
@@ -40,7 +42,7 @@ def conv(
 
     return with_gradients(
         lambda x, w: _sum(x, w, stride, pads, dilation, groups),
-        lambda dy, w: _sum(depthwise.spread(dy, stride, back), _mirrored(w, groups), ones, none, dilation, groups),
+        lambda dy, w: _sum(spread(dy, stride, back), _mirrored(w, groups), ones, none, dilation, groups),
         weight_gradient,
         x,
         weight,
@@ -49,13 +51,12 @@ def conv(
 
 def _sum(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes, groups: int) -> jax.Array:
     channels = x.reshape(*x.shape[:-1], groups, weight.shape[-2])
-    total: jax.Array | None = None
-    for i in range(weight.shape[-2]):
+
+    def of_channel(i: int) -> jax.Array:
         repeated = jnp.repeat(channels[..., i], weight.shape[-1] // groups, -1)
-        part = depthwise.shift_multiply_add(repeated, weight[..., i, :], stride, pads, dilation)
-        total = part if total is None else total + part
-    assert total is not None
-    return total
+        return depthwise.shift_multiply_add(repeated, weight[..., i, :], stride, pads, dilation)
+
+    return reduce(add, map(of_channel, range(weight.shape[-2])))
 
 
 def _mirrored(weight: jax.Array, groups: int) -> jax.Array:

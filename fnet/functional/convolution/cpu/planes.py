@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 
 import jax
 import jax.numpy as jnp
@@ -23,22 +25,19 @@ def conv(x: jax.Array, weight: jax.Array, pads: Pairs, dilation: Axes, conv: Con
     y = y.reshape(*x.shape[:2], *y.shape[1:3], taps * channels)
     y = pad_axes(y, (pads[0], (0, 0), (0, 0)), "zeros", "conv")
     depth = y.shape[1] - dilation[0] * (taps - 1)
-    total: jax.Array | None = None
-    for i in range(taps):
+
+    def of_tap(i: int) -> jax.Array:
         part = jax.lax.slice_in_dim(y, i * dilation[0], i * dilation[0] + depth, axis=1)
-        part = jax.lax.slice_in_dim(part, i * channels, (i + 1) * channels, axis=-1)
-        total = part if total is None else total + part
-    assert total is not None
-    return total
+        return jax.lax.slice_in_dim(part, i * channels, (i + 1) * channels, axis=-1)
+
+    return reduce(add, map(of_tap, range(taps)))
 
 
 def summed(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes, conv: Conv) -> jax.Array:
     """`plain.conv` as the sum of a convolution for each position of the first axis, with any stride."""
-    total: jax.Array | None = None
-    for i, planes in enumerate(_planes(x, weight.shape[0], stride, pads, dilation)):
-        part = conv(planes, weight[i], stride[1:], pads[1:], dilation[1:])
-        total = part if total is None else total + part
-    assert total is not None
+    views = _planes(x, weight.shape[0], stride, pads, dilation)
+    parts = (conv(planes, weight[i], stride[1:], pads[1:], dilation[1:]) for i, planes in enumerate(views))
+    total = reduce(add, parts)
     return total.reshape(x.shape[0], -1, *total.shape[1:])
 
 

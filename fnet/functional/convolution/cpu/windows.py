@@ -1,4 +1,4 @@
-"""What several forms share: the shifted views of an input, and the kernel of the gradient."""
+"""What several forms share: the shifted views of an input, an input spread out, and the kernel of the gradient."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ def shifted(x: jax.Array, kernel: Axes, stride: Axes, dilation: Axes) -> Iterato
         start = [p * d for p, d in zip(position, dilation, strict=True)]
         stop = [a + r for a, r in zip(start, reach, strict=True)]
         yield position, jax.lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *stride, 1))
+
+
+def spread(x: jax.Array, stride: Axes, pads: Pairs) -> jax.Array:
+    """`x` with stride - 1 zeros between its positions, and padded."""
+    config = [(low, high, s - 1) for s, (low, high) in zip(stride, pads, strict=True)]
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *config, (0, 0, 0)])
 
 
 def output_size(size: Axes, kernel: Axes, stride: Axes, pads: Pairs, dilation: Axes) -> Axes:
