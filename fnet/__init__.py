@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # isort: off
     )  # fmt: skip
     from fnet.inspect.layers import summary
     from fnet.io import load, save
+    from fnet.memory import keep_memory
     from fnet.train import TrainState
     from fnet.tree import (
         cast, count, diff, get, map_named, merge, named, names, nbytes, optional, overlay, select, split,
@@ -27,8 +28,8 @@ if TYPE_CHECKING:  # isort: off
 __version__ = "0.1.0"
 
 __all__ = [
-    "TrainState", "arange", "autograd", "cast", "count", "creation", "data", "devices", "diff", "eye",
-    "from_numpy", "from_torch", "full", "full_like", "functional", "get", "init", "inspect", "io", "linspace",
+    "TrainState", "arange", "autograd", "cast", "count", "creation", "data", "devices", "diff", "eye", "from_numpy",
+    "from_torch", "full", "full_like", "functional", "get", "init", "inspect", "io", "keep_memory", "linspace",
     "load", "lora", "map_named", "merge", "metrics", "models", "named", "names", "nbytes", "nn", "normal", "ones",
     "ones_like", "optim", "optional", "overlay", "parallel", "permutation", "plot", "rand", "rand_like", "randint",
     "randn", "randn_like", "randperm", "reparam", "save", "select", "split", "summary", "tensor", "to", "to_numpy",
@@ -41,6 +42,7 @@ _HOMES = {
                 "rand rand_like randint randn randn_like randperm tensor to to_numpy to_torch uniform zeros zeros_like",
     "inspect": "summary",
     "io": "load save",
+    "memory": "keep_memory",
     "train": "TrainState",
     "tree": "cast count diff get map_named merge named names nbytes optional overlay select split",
 }  # fmt: skip

@@ -29,6 +29,7 @@ ALLOWED = {
     "init": set(),
     "data": set(),
     "compare": set(),
+    "memory": set(),
     "tree": {"selectors", "compare"},
     "functional": BASE,
     "nn": BASE | {"functional"},
