@@ -140,9 +140,14 @@ def data_parallel(
         return step, run
     where = shardings(run, mesh, {"*": PartitionSpec()} if rules is None else rules)
     parts = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+
+    def divided(run: Any, batch: Any) -> tuple[Any, Any]:
+        # A batch from numpy is traced as if on one device, for which functions would choose their forms.
+        return step(run, jax.lax.with_sharding_constraint(batch, parts))
+
     # Without out_shardings XLA would move some of the run's leaves.
-    divided = jax.jit(step, in_shardings=(where, parts), out_shardings=(where, None), donate_argnums=(0,) * donate)
-    return divided, jax.device_put(run, where)
+    jitted = jax.jit(divided, in_shardings=(where, parts), out_shardings=(where, None), donate_argnums=(0,) * donate)
+    return jitted, jax.device_put(run, where)
 
 
 def _places(

@@ -139,6 +139,39 @@ def test_eight_devices_train_as_one_does():
     given[0](given[1], (x, y)), taken[0](taken[1], (x, y))
     assert taken[1].params["fc"]["weight"].is_deleted() and not given[1].params["head"]["weight"].is_deleted()
     """
+    on_eight_devices(script)
+
+
+def test_convolutions_of_few_channels_on_a_device_for_each_core():
+    on_eight_devices("""
+    import os
+    import jax, numpy as np
+    import fnet
+    from fnet import functional as F, nn, optim, parallel, train
+
+    sizes = []
+
+    def cnn(x, few, more, strided, head):
+        sizes.append(jax.typeof(x).sharding.mesh.size)
+        return head(strided(F.relu(more(F.relu(few(x))))).mean((1, 2)))
+
+    parts = {"few": nn.Conv2d(12, 5, padding=2), "more": nn.Conv2d(16, (3, 2)), "strided": nn.Conv2d(16, 3, stride=2)}
+    model = nn.Model(cnn, **parts, head=nn.Linear(4))
+    x, y = np.random.default_rng(0).normal(size=(16, 12, 11, 3)).astype("float32"), np.arange(16) % 4
+    loss, opt = train.supervised(model, F.cross_entropy), optim.sgd(0.1)
+    run = train.start(model, opt, jax.random.key(0), x)
+    step, many = parallel.data_parallel(train.make_step(loss, opt), run, parallel.mesh(data=-1))
+    alone, _ = train.make_step(loss, opt)(run, (x, y))
+    text = step.lower(many, (x, y)).compile().as_text()
+    assert sizes[-1] == 8 and "all-gather" not in text  # each device keeps to its part of the batch
+    if os.cpu_count() <= 8:  # else a device is more than a core, and the form another
+        assert "stride=1x4" in text and "stride=1x2" in text
+    many, _ = step(many, (x, y))
+    assert not fnet.diff(alone.params, jax.device_get(many.params), rtol=1e-5, atol=1e-6)
+    """)
+
+
+def on_eight_devices(script):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     env = {**os.environ, **flags, "PYTHONPATH": str(Path(fnet.__file__).parents[1])}
     command = [sys.executable, "-c", textwrap.dedent(script)]

@@ -11,7 +11,7 @@ from fnet.functional.convolution.arguments import Axes, IntPerAxis, check_rank, 
 from fnet.functional.convolution.cpu import choice
 from fnet.functional.convolution.padding import MODES, Padding, Pairs, pad_axes, resolve
 from fnet.functional.dtypes import to_weight_dtype
-from fnet.functional.platform import on_one_cpu
+from fnet.functional.platform import on_cores, on_one_cpu
 
 
 def conv(
@@ -151,7 +151,7 @@ def one_batch_axis(
     x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dilation: Axes, groups: int
 ) -> jax.Array:
     """The convolution of (batch, *spatial, in) in the form that is fast on the backend at hand."""
-    form = choice.conv if on_one_cpu(x) else plain.conv
+    form = choice.conv if on_one_cpu(x) else choice.conv_on_mesh if on_cores(x) else plain.conv
     return form(x, weight, stride, pads, dilation, groups)
 
 
