@@ -103,8 +103,10 @@ def fnet_steps(vocab_size: int, tokens: np.ndarray) -> Any:
     import char_gpt
     import jax
 
+    import fnet
     from fnet import train
 
+    fnet.keep_memory()  # as in the example; it holds for PyTorch too
     args = char_gpt.parser().parse_args([])
     loader = char_gpt.make_loader(tokens, args)
     model, opt = char_gpt.make_model(vocab_size, args), char_gpt.make_optimizer(args)

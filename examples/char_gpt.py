@@ -74,6 +74,7 @@ def start(model: nn.Model, opt: Any, loader: data.DataLoader, args: argparse.Nam
 
 def main() -> None:
     args = parser().parse_args()
+    fnet.keep_memory()  # on CPU a step then finds the memory that the one before it freed
     if args.short:
         args.steps, args.layers, args.width, args.block = 20, 1, 32, 32
     try:

@@ -2,12 +2,8 @@
 
 The images are JPEG files: FOLDER/train/cat/1.jpg, …, FOLDER/test/dog/7.jpg. By default they are 12,000 of CIFAR-10's,
 from cifar10-jpeg-subset.tar in the folder that the environment variable FNET_DATA names. A run that was killed goes on
-from its last checkpoint when it is started again. Where there are several devices, each takes a part of every batch.
-benchmarks/cifar10_torch.py is the same recipe in PyTorch.
-
-On a CPU under Linux large memory pages make a step a fifth faster:
-
-    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python examples/cifar10.py
+from its last checkpoint when it is started again. Where there are several devices, each takes a part of every batch; of
+a CPU of up to 4 cores each core is made one. benchmarks/cifar10_torch.py is the same recipe in PyTorch.
 """
 
 from __future__ import annotations
@@ -21,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 import fnet
 import fnet.functional as F
@@ -57,15 +54,19 @@ def find_images(folder: Path | None, out: Path) -> Path:
 
 
 def main() -> None:
+    cores = os.cpu_count() or 1
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a folder with train/ and test/; default: the archive in FNET_DATA")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.2, help="the highest learning rate of the cycle")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--devices", type=int, default=cores if cores <= 4 else 1, help="a CPU is divided into so many")
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10"), help="folder of checkpoints and pictures")
     parser.add_argument("--short", action="store_true", help="few images, one epoch of a LeNet: does it run?")
     args = parser.parse_args()
+    fnet.keep_memory()  # on CPU a step then finds the memory that the one before it freed
+    jax.config.update("jax_num_cpu_devices", args.devices)
     epochs = 1 if args.short else args.epochs
 
     # Data: files are decoded once, in the first epoch, and kept; what is random is done to them on the device.
@@ -79,7 +80,7 @@ def main() -> None:
         train_set, test_set = (data.Subset(part, range(0, len(part), 40)) for part in (train_set, test_set))
     batch_size = min(args.batch_size, len(train_set))
     loader = data.DataLoader(data.Cache(train_set), batch_size, shuffle=True, seed=args.seed, last="drop")
-    test_loader = data.DataLoader(data.Cache(test_set), batch_size=250, last="pad")
+    test_loader = data.DataLoader(data.Cache(test_set), batch_size=2 * batch_size, last="pad")
     images, _ = loader.batch(0)
 
     # Model and optimizer: He et al. 2016 with the 1cycle schedule, which gets far in few epochs.
@@ -89,8 +90,15 @@ def main() -> None:
     run = train.start(model, opt, jax.random.key(args.seed), images)
     loss = train.supervised(model, F.cross_entropy, metrics={"accuracy": metrics.accuracy})
     step = train.make_step(loss, opt)
+    place = None  # for batches: one device
     if batch_size % jax.device_count() == 0:
-        step, run = parallel.data_parallel(step, run, parallel.mesh(data=-1))
+        mesh = parallel.mesh(data=-1)
+        step, run = parallel.data_parallel(step, run, mesh)
+        place = NamedSharding(mesh, PartitionSpec("data"))
+
+    def score(run: train.TrainState) -> dict[str, Any]:
+        return train.evaluate(loss, run, data.to_device(test_loader.epoch(0), place))
+
     print(f"{len(train_set)} images of {len(classes)} classes, {fnet.count(run.params):,} parameters")
 
     # Training, from the last checkpoint if there is one.
@@ -101,15 +109,12 @@ def main() -> None:
             run = ckpt.restore(like=run)
             print(f"goes on from step {int(run.step)} of {total}", flush=True)
         if int(run.step) < total:
-            run, _ = train.fit(
-                step, run, loader, epochs=epochs, callbacks=[ckpt], history=history,
-                evaluate=lambda run: train.evaluate(loss, run, test_loader),
-            )  # fmt: skip
+            run, _ = train.fit(step, run, loader, epochs=epochs, callbacks=[ckpt], history=history, evaluate=score)
     seconds = time.perf_counter() - begin
     plot.history(history, ["loss", "accuracy"]).savefig(args.out / "curves.png", dpi=120)
 
     # What it got right, and what it did not.
-    scores = train.evaluate(loss, run, test_loader)
+    scores = score(run)
     shown, truth = data.DataLoader(test_set, batch_size=40, shuffle=True, seed=1).batch(0)
     predicted = np.argmax(train.predict(model, run, shown), axis=-1)
     figure = plot.images(shown, truth, predicted, classes=classes, rows=4, columns=10)

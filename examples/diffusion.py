@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/diffusion"), help="checkpoints and picture go here")
     parser.add_argument("--short", action="store_true", help="a small model and few steps, to see that it runs")
     args = parser.parse_args()
+    fnet.keep_memory()  # on CPU a step then finds the memory that the one before it freed
     if args.short:
         args.steps, args.batch, args.widths, args.samples = 3, 8, [8], 100
 
