@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5, help="of timed steps")
     parser.add_argument("--train", action="store_true", help="train instead")
+    parser.add_argument("--channels-first", action="store_true", help="train so: PyTorch's default, slower here")
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10-torch"), help="folder of images and checkpoint")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
@@ -145,7 +146,8 @@ def main() -> None:
 
     folder = find_images(args.data, args.out)
     (images, labels), (test_images, test_labels) = (whole(data.ImageFolder(folder / p)) for p in ("train", "test"))
-    model = resnet20(int(labels.max()) + 1).to(memory_format=torch.channels_last)
+    layout = torch.contiguous_format if args.channels_first else torch.channels_last
+    model = resnet20(int(labels.max()) + 1).to(memory_format=layout)
     opt, per_epoch, first, before = sgd(model, 0.2), len(images) // 128, 0, 0.0
     schedule = torch.optim.lr_scheduler.OneCycleLR(opt, 0.2, args.epochs * per_epoch, cycle_momentum=False)
     parts, saved = (model, opt, schedule), args.out / "torch.pt"
@@ -158,7 +160,7 @@ def main() -> None:
     for epoch in range(first, args.epochs):
         model.train()
         for chosen in torch.randperm(len(images))[: per_epoch * 128].view(per_epoch, 128):
-            loss = train_step(model, opt, images[chosen], labels[chosen])
+            loss = train_step(model, opt, images[chosen], labels[chosen], layout)
             schedule.step()
         model.eval()
         with torch.no_grad():
