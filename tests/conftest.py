@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background; tests of Ctrl-C would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--quick"):
         hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("fnet"), max_examples=5)
         hypothesis.settings.load_profile("quick")

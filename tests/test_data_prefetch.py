@@ -138,9 +138,8 @@ def test_the_interpreter_exits_in_the_middle_of_a_stream():
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
 def test_ctrl_c_while_waiting_for_a_batch():
     process = run_python("""
-        import signal, time
+        import time
         from fnet.data import DataLoader
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         class Stuck:
             def __len__(self): return 10
             def __getitem__(self, index):
