@@ -66,7 +66,6 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="few images, one epoch of a LeNet: does it run?")
     args = parser.parse_args()
     fnet.keep_memory()  # on CPU a step then finds the memory that the one before it freed
-    jax.config.update("jax_num_cpu_devices", args.devices)
     epochs = 1 if args.short else args.epochs
 
     # Data: files are decoded once, in the first epoch, and kept; what is random is done to them on the device.
@@ -75,6 +74,7 @@ def main() -> None:
         train_set, test_set = (data.ImageFolder(folder / part) for part in ("train", "test"))
     except FileNotFoundError as error:
         raise SystemExit(f"{error}; the images are expected as {folder}/train/<class>/*.jpg and test/ alike") from None
+    jax.config.update("jax_num_cpu_devices", args.devices)  # before JAX makes its first array
     classes = train_set.classes
     if args.short:
         train_set, test_set = (data.Subset(part, range(0, len(part), 40)) for part in (train_set, test_set))

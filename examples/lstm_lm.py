@@ -105,11 +105,11 @@ def start(model: nn.Model, opt: Any, loader: data.DataLoader, seed: int) -> trai
 def main() -> None:
     args = parser().parse_args()
     fnet.keep_memory()  # on CPU a step then finds the memory that the one before it freed
-    jax.config.update("jax_num_cpu_devices", args.devices)
     try:
         text = args.text.read_text(encoding="utf-8") if args.text else "".join(data.tiny_shakespeare())
     except FileNotFoundError as error:
         raise SystemExit(error) from None
+    jax.config.update("jax_num_cpu_devices", args.devices)  # before JAX makes its first array
     text, held_out = text[: int(0.9 * len(text))], text[int(0.9 * len(text)) :]
     if args.short:
         text, held_out, args.epochs, args.width = text[:40000], held_out[:4200], 1, 16
