@@ -8,7 +8,6 @@ epoch. Both begin from PyTorch's usual initial values.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import time
@@ -85,14 +84,14 @@ def sgd(model: nn.Module, lr: float) -> torch.optim.Optimizer:
 def time_steps(rounds: int, steps: int = 4) -> None:
     """Print the median time of a step of each, and of fnet's ratio to it, over rounds of some steps of each in turn."""
     import jax
-    from cifar10 import forward
+    from cifar10 import DEVICES, forward
 
     import fnet
     from fnet import functional, metrics, models, optim, parallel, train
     from fnet import nn as fnn
 
     fnet.keep_memory()  # as in the example; it holds for PyTorch too
-    jax.config.update("jax_num_cpu_devices", os.cpu_count())
+    jax.config.update("jax_num_cpu_devices", DEVICES)
     images, labels = torch.randint(256, (128, 32, 32, 3), dtype=torch.uint8), torch.randint(10, (128,))
     batch = images.numpy(), labels.int().numpy()
     ours = fnn.Model(forward, net=models.resnet20(10))

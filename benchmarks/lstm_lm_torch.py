@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -87,7 +86,7 @@ def fnet_steps(vocab_size: int, loader: data.DataLoader, steps: int) -> Any:
     import fnet
 
     fnet.keep_memory()  # as in the example; it holds for PyTorch too
-    jax.config.update("jax_num_cpu_devices", os.cpu_count())
+    jax.config.update("jax_num_cpu_devices", lstm_lm.DEVICES)
     model, opt = lstm_lm.models.lstm_lm(vocab_size, WIDTH, 1, DROPOUT), lstm_lm.make_optimizer(steps)
     run = lstm_lm.start(model, opt, loader, 0)
     step = lstm_lm.train.make_step(lstm_lm.make_loss(model), opt)

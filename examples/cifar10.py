@@ -24,6 +24,8 @@ import fnet.functional as F
 from fnet import data, io, metrics, models, nn, optim, parallel, plot, train
 
 MEAN, STD = np.float32([0.4914, 0.4822, 0.4465]), np.float32([0.2470, 0.2435, 0.2616])  # of CIFAR-10, by channel
+CORES = os.cpu_count() or 1
+DEVICES = CORES if CORES <= 4 else 1  # that a CPU is divided into
 
 
 def forward(images: Any, net: Any, key: Any, train: bool) -> jax.Array:
@@ -54,14 +56,13 @@ def find_images(folder: Path | None, out: Path) -> Path:
 
 
 def main() -> None:
-    cores = os.cpu_count() or 1
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a folder with train/ and test/; default: the archive in FNET_DATA")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.2, help="the highest learning rate of the cycle")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--devices", type=int, default=cores if cores <= 4 else 1, help="a CPU is divided into so many")
+    parser.add_argument("--devices", type=int, default=DEVICES, help="a CPU is divided into so many")
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10"), help="folder of checkpoints and pictures")
     parser.add_argument("--short", action="store_true", help="few images, one epoch of a LeNet: does it run?")
     args = parser.parse_args()

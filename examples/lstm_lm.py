@@ -23,6 +23,9 @@ import fnet
 import fnet.functional as F
 from fnet import data, io, models, nn, optim, parallel, plot, train
 
+CORES = os.cpu_count() or 1
+DEVICES = CORES if CORES <= 4 else 1  # that a CPU is divided into
+
 
 def in_rows(tokens: np.ndarray, rows: int, length: int) -> data.DataLoader:
     """Batches (rows, length) in which each row goes on where it stopped in the batch before."""
@@ -72,7 +75,6 @@ def write(model: nn.Model, params: Any, prompt: np.ndarray, count: int, key: jax
 
 
 def parser() -> argparse.ArgumentParser:
-    cores = os.cpu_count() or 1
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--text", type=Path, help="a text file to learn from in place of Shakespeare")
     p.add_argument("--epochs", type=int, default=6)
@@ -82,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--layers", type=int, default=1)
     p.add_argument("--dropout", type=float, default=0.1)
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--devices", type=int, default=cores if cores <= 4 else 1, help="a CPU is divided into so many")
+    p.add_argument("--devices", type=int, default=DEVICES, help="a CPU is divided into so many")
     p.add_argument("--prompt", default="ROMEO:\n", help="what the samples begin with")
     p.add_argument("--out", type=Path, default=Path("runs/lstm_lm"), help="checkpoints, sample and picture go here")
     p.add_argument("--short", action="store_true", help="a small model and little text, to see that it runs")

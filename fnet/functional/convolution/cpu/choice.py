@@ -50,12 +50,11 @@ def conv_on_mesh(x: jax.Array, weight: jax.Array, stride: Axes, pads: Pairs, dil
     if many or groups > 1 or len(stride) != 2 or max(stride) > 1 or dilation[-1] > 1 or weight.shape[1] == 1:
         return plain.conv(x, weight, stride, pads, dilation, groups)
     together = 4 if min(channels) <= 8 else 2
-    shape = jax.ShapeDtypeStruct(weight.shape, weight.dtype)
     back = gradient_pads(x.shape[1:-1], weight.shape[:-2], stride, pads, dilation)
     return with_gradients(
         lambda x, w: widened.conv(x, w, stride, pads, dilation, together),
         lambda dy, w: widened.conv(dy, mirrored(w), stride, back, dilation, together),
-        lambda x, dy: jax.linear_transpose(lambda w: plain.conv(x, w, stride, pads, dilation), shape)(dy)[0],
+        lambda x, dy: _plain_weight_gradient(x, dy, weight.shape, stride, pads, dilation),
         x,
         weight,
     )
@@ -145,6 +144,12 @@ def _weight_gradient(x: jax.Array, dy: jax.Array, shape: Axes, stride: Axes, pad
         return winograd.weight_gradient(x, dy, pads)
     if crossed.fits(x, dy, shape[:-2], stride):
         return crossed.weight_gradient(x, dy, shape[:-2], stride, pads, dilation)
+    return _plain_weight_gradient(x, dy, shape, stride, pads, dilation)
+
+
+def _plain_weight_gradient(
+    x: jax.Array, dy: jax.Array, shape: Axes, stride: Axes, pads: Pairs, dilation: Axes
+) -> jax.Array:
     none = ((0, 0),) * len(stride)
     if any(o > n for o, n in zip(dy.shape[1:-1], x.shape[1:-1], strict=True)):
         # XLA would swap the two, since this one is a kernel larger than its input, and then run naive loops.
