@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 
 import jax
@@ -85,8 +86,33 @@ def test_a_step_is_never_overwritten_in_silence(tmp_path):
     with pytest.raises(FileExistsError):
         ckpt.save(tree(2) | {"name": "b"}, step=2)
     assert not fnet.diff(ckpt.restore(), tree(2))
+    ckpt.save(dict(reversed(tree(2).items())), step=2)  # as a template may give them: the order says nothing
     ckpt.save(tree(2, value=5), step=2, overwrite=True)
     assert not fnet.diff(ckpt.restore(), tree(2, value=5)) and ckpt.steps() == [1, 2]
+
+
+def test_a_finished_run_may_be_saved_again(tmp_path):
+    """The template's dicts are in the order of the code, those of a jitted step are sorted."""
+    opt, batch = optim.sgd(0.1), (jnp.ones((8, 5)), jnp.zeros(8, "int32"))
+    model = nn.Linear(3)
+    step = train.make_step(train.supervised(model, F.cross_entropy), opt)
+    fresh = train.start(model, opt, jax.random.key(0), batch[0])
+    ckpt = io.Checkpoints(tmp_path)
+    ckpt.save(step(fresh, batch)[0])
+    again = ckpt.restore(like=fresh)
+    assert list(again.params) != list(ckpt.restore().params)
+    ckpt.save(again)
+
+
+def test_equal_values_of_another_kind_or_order_are_another_tree(tmp_path):
+    ckpt = io.Checkpoints(tmp_path)
+    saved = {"flag": True, "pair": OrderedDict(a=1, b=2), "list": [1, 2]}
+    ckpt.save(saved, step=1)
+    ckpt.save(dict(saved), step=1)
+    others = [{"flag": 1}, {"pair": OrderedDict(b=2, a=1)}, {"pair": {"a": 1, "b": 2}}, {"list": [1]}, {"list": (1, 2)}]
+    for other in others:
+        with pytest.raises(FileExistsError):
+            ckpt.save(saved | other, step=1)
 
 
 @pytest.mark.parametrize("how", ["data", "header", "cut", "empty", "not ours"])

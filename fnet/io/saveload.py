@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections import deque
@@ -95,7 +96,7 @@ def holds(path: str, ready: Prepared, arrays: dict[str, np.ndarray]) -> bool:
     with open(path, "rb") as file:
         found = contents.read_contents(file, path, verify=True)
         map_tensors(file, found.header, list(found.header.tensors), found.checksums, path)
-    if found.header.metadata[contents.STRUCTURE] != ready.metadata[contents.STRUCTURE]:
+    if not structure.same(found.structure, json.loads(ready.metadata[contents.STRUCTURE])["tree"]):
         return False
     sums = {name: checksum_of(array) for name, array in arrays.items()}
     return sums == {contents.to_stored(name): crc for name, crc in found.checksums.items()}

@@ -133,6 +133,18 @@ def expand(node: Any) -> tuple[list[tuple[str, Any]], Callable[[list], Any]] | N
     return [(name, getattr(node, name)) for name in names], lambda new: set_fields(copy.copy(node), names, new)
 
 
+def same(a: Any, b: Any) -> bool:
+    """Whether two descriptions are of one tree: of a dict the order of keys says nothing, of an OrderedDict it does."""
+    if type(a) is not type(b):  # True == 1
+        return False
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    if not isinstance(a, dict):
+        return a == b
+    orders = [list(node["ordered"]) for node in (a, b) if isinstance(node.get("ordered"), dict)]
+    return a.keys() == b.keys() and orders[:1] == orders[1:] and all(same(child, b[key]) for key, child in a.items())
+
+
 def set_fields(instance: Any, names: Iterable[str], values: Iterable[Any]) -> Any:
     """Set the fields of a dataclass, frozen or not, past its constructor, which made them what they are."""
     for name, value in zip(names, values, strict=True):
