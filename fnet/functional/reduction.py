@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +12,25 @@ from jax.typing import ArrayLike
 from fnet.functional.platform import on_one_cpu
 
 
+Work = Literal["little", "some", "much"]  # to compute one value: sums and products alone; more; an exponential
+
+
 def reduce(
     values: jax.Array,
     reduction: str,
     counted: jax.Array | None,
     weight: jax.Array | None = None,
-    costly: bool = False,
-    simple: bool = False,
+    work: Work = "some",
 ) -> jax.Array:
     """Reduce `values` over the `counted` entries; with `weight`, which is in the values already, "mean" divides by
-    its sum. `costly` says that each value takes an exponential or more to compute, `simple` that it takes sums and
-    products alone, which XLA on CPU computes well inside of a sum of all."""
+    its sum. `work` chooses the form of the sum on CPU."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction={reduction!r}, expected "mean", "sum" or "none"')
     if counted is not None:
         values = jnp.where(counted, values, 0)
     if reduction == "none":
         return values
-    total = values.sum() if simple else _total(values, costly)
+    total = _total(values, work)
     if reduction == "sum":
         return total
     if weight is not None:
@@ -38,14 +40,15 @@ def reduce(
     return total / jnp.where(divisor == 0, 1, divisor)
 
 
-def _total(values: jax.Array, costly: bool) -> jax.Array:
+def _total(values: jax.Array, work: Work) -> jax.Array:
     """The sum of all elements. What XLA on CPU sums it writes to memory first, or else computes one element at a time
-    in one thread. Both take longer than a product with ones: of costly values, or of a quarter of wide rows."""
-    if values.ndim < 2 or values.dtype.itemsize < 4 or not on_one_cpu(values):
+    in one thread. Both take longer than a product with ones, of values of much work or of a quarter of wide rows, but
+    for values of little work, which it computes well inside of the sum."""
+    if work == "little" or values.ndim < 2 or values.dtype.itemsize < 4 or not on_one_cpu(values):
         return values.sum()
     # Narrow rows do not vectorise in blocks, and of few rows the rest of a division by 4 is a large part.
     wide = values.shape[-1] >= 128 and values.size >= max(2**16, 16 * values.shape[-1])
-    return _product(values, 4 if wide else 1) if wide or costly else values.sum()
+    return _product(values, 4 if wide else 1) if wide or work == "much" else values.sum()
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -38,7 +38,7 @@ def binary_cross_entropy_with_logits(
     loss = _entropy(x, positive, 1 - t)
     if weight is not None:
         loss = loss * broadcast(weight, x, where, "weight")
-    return reduce(or_nan(loss, valid), reduction, mask, costly=True)
+    return reduce(or_nan(loss, valid), reduction, mask, work="much")
 
 
 def binary_cross_entropy(
@@ -63,7 +63,7 @@ def binary_cross_entropy(
     loss = _clipped_entropy(p, t)
     if weight is not None:
         loss = loss * broadcast(weight, p, where, "weight")
-    return reduce(or_nan(loss, valid), reduction, mask, costly=True)
+    return reduce(or_nan(loss, valid), reduction, mask, work="much")
 
 
 def soft_margin_loss(
@@ -78,7 +78,7 @@ def soft_margin_loss(
     """
     valid = signs(target, "soft_margin_loss", mask)
     (x, y), mask = aligned("soft_margin_loss", mask, input=input, target=target)
-    return reduce(or_nan(softpluses(y * x)[1], valid), reduction, mask, costly=True)
+    return reduce(or_nan(softpluses(y * x)[1], valid), reduction, mask, work="much")
 
 
 def multilabel_soft_margin_loss(
@@ -133,7 +133,7 @@ def sigmoid_focal_loss(
     loss = entropy * power(t * jax.nn.sigmoid(-x) + (1 - t) * jax.nn.sigmoid(x), gamma)
     if alpha >= 0:
         loss = loss * (alpha * t + (1 - alpha) * (1 - t))
-    return reduce(or_nan(loss, valid), reduction, mask, costly=True)
+    return reduce(or_nan(loss, valid), reduction, mask, work="much")
 
 
 def _entropy(x: jax.Array, one: jax.Array, zero: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from fnet.functional.loss.arguments import aligned, broadcast, demand
-from fnet.functional.reduction import or_nan, reduce
+from fnet.functional.reduction import Work, or_nan, reduce
 
 
 def mse_loss(
@@ -28,7 +28,7 @@ def mse_loss(
     Array(2.5, dtype=float32)
     """
     (input, target), mask = aligned("mse_loss", mask, input=input, target=target)
-    return _weighted_mean("mse_loss", jnp.square(input - target), weight, reduction, mask, simple=True)
+    return _weighted_mean("mse_loss", jnp.square(input - target), weight, reduction, mask, "little")
 
 
 def l1_loss(
@@ -215,9 +215,9 @@ def _weighted_mean(
     weight: ArrayLike | None,
     reduction: str,
     mask: jax.Array | None,
-    simple: bool = False,
+    work: Work = "some",
 ) -> jax.Array:
     if weight is None:
-        return reduce(loss, reduction, mask, simple=simple)
+        return reduce(loss, reduction, mask, work=work)
     weight = broadcast(weight, loss, where, "weight")
-    return reduce(loss * weight, reduction, mask, weight, simple=simple)
+    return reduce(loss * weight, reduction, mask, weight, work)
