@@ -106,11 +106,9 @@ def test_both_work_in_a_stack_and_in_attention():
 
     @jax.jit
     def iterate(vectors: Any) -> Any:
-        for _ in range(60):
-            plain, vectors = reparam.spectral_norm(params, vectors, train=True)
-        return plain, vectors
+        return jax.lax.fori_loop(0, 60, lambda _, v: reparam.spectral_norm(params, v, train=True)[1], vectors)
 
-    plain, vectors = iterate(vectors)
+    plain, vectors = reparam.spectral_norm(params, iterate(vectors), train=True)
     largest = np.linalg.svd(plain["blocks"]["weight"], compute_uv=False)[:, 0]
     np.testing.assert_allclose(largest, np.ones(3), rtol=1e-3)
     largest = np.linalg.svd(plain["attend"]["out_proj"]["weight"], compute_uv=False)[0]

@@ -11,7 +11,6 @@ from jax.typing import ArrayLike
 
 from fnet.functional.platform import on_one_cpu
 
-
 Work = Literal["little", "some", "much"]  # to compute one value: sums and products alone; more; an exponential
 
 
