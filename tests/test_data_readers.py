@@ -48,6 +48,24 @@ def test_csv_missing_values_types_and_delimiters(tmp_path):
     assert widened.dtype == np.float64 and widened.tolist() == [1, 2.5]
 
 
+def test_csv_of_one_column_that_another_delimiter_splits_is_refused_and_no_other(tmp_path):
+    with pytest.raises(ValueError, match="table.csv: .*=',', but with delimiter=';' each line has 2 fields: a, b$"):
+        csv(tmp_path, "a;b\n1;x\n2;y\n")
+    with pytest.raises(ValueError, match="delimiter=';' each line has 2"):  # and not "line 2 has 3 fields"
+        csv(tmp_path, "a;b\n1,5;2,5\n")
+    with pytest.raises(ValueError, match="delimiter=';' each line has 2"):  # nor "',' expected after '\"'"
+        csv(tmp_path, '"a";"b"\n"x;\ny";3\n')
+    with pytest.raises(ValueError, match=r"delimiter='\\t' each line has 3"):
+        csv(tmp_path, "a\tb\tc\n1\t2\t3\n")
+    with pytest.raises(ValueError, match="delimiter=',' each line has 2"):
+        csv(tmp_path, "a,b\n1,2\n", delimiter=";")
+    assert list(csv(tmp_path, "words; of some kind\none\ntwo; three; four\n")) == ["words; of some kind"]
+    assert csv(tmp_path, "words\none; two\nthree; four\n")["words"][0] == "one; two"
+    assert csv(tmp_path, "a;b,c\n1;2,3\n")["c"].tolist() == [3]  # two columns, of which one has an odd name
+    with pytest.raises(ValueError, match="line 2: ',' expected after"):  # broken with any delimiter
+        csv(tmp_path, 'a,b\n"x"y,1\n')
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [

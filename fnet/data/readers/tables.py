@@ -52,7 +52,8 @@ def read_csv(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line has more or fewer fields than the first, or a value does not fit; it names line and column.
+        ValueError: a line has more or fewer fields than the first, a value does not fit, or another delimiter would
+            split every line of a table of one column alike. It names line and column, or that delimiter.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -71,12 +72,15 @@ def read_csv(
                 rows.append((begins, fields))
             begins = reader.line_num + 1
     except csv.Error as error:
+        _check_delimiter(path, lines, delimiter)
         raise ValueError(f"{path}: line {begins}: {error}") from error
     if not rows:
         raise ValueError(f"{path}: has no line")
     names = rows.pop(0)[1] if header else [str(k) for k in range(len(rows[0][1]))]
     if len(set(names)) != len(names):
         raise ValueError(f"{path}: line 1: a column name is there more than once: {', '.join(names)}")
+    if header and len(names) == 1 and rows:
+        _check_delimiter(path, lines, delimiter)
     for line, fields in rows:
         if len(fields) != len(names):
             raise ValueError(f"{path}: line {line} has {len(fields)} fields, expected {len(names)}")
@@ -86,6 +90,20 @@ def read_csv(
         for k, name in enumerate(names)
     }
     return _arrays(path, columns, types or {}, fill or {}, from_text=True)
+
+
+def _check_delimiter(path: str | Path, lines: list[str], delimiter: str) -> None:
+    """Raise ValueError where another delimiter splits every line into as many fields as the first, two or more."""
+    for other in (";", "\t", ",", "|"):
+        try:
+            names, *rows = [fields for fields in csv.reader(lines, delimiter=other, strict=True) if fields]
+        except csv.Error:
+            continue
+        if other != delimiter and len(names) > 1 and rows and all(len(fields) == len(names) for fields in rows):
+            raise ValueError(
+                f"{path}: is no table with delimiter={delimiter!r}, but with delimiter={other!r} each line has "
+                f"{len(names)} fields: {', '.join(names):.200}"
+            )
 
 
 def read_jsonl(
