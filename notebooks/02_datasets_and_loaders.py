@@ -74,7 +74,7 @@ print((root / "labels.csv").read_text()[:60])
 # %% [markdown]
 # ### Written by hand
 #
-# PyTorch's tutorial writes a `CustomImageDataset` at this point. Here it is again. It needs `__len__` and `__getitem__`, and nothing to inherit from: in fnet a dataset is *anything* with these two, so a list is one, and so is a NumPy array.
+# PyTorch's tutorial writes a `CustomImageDataset` at this point. Here it is again. It needs `__len__` and `__getitem__`, and nothing to inherit from: in fnet a dataset is *anything* with these two, so a list is one, and so is a NumPy array. (Its `transform` must draw no random numbers; notebook 3 says what to do with one that does.)
 
 
 # %%
@@ -118,15 +118,19 @@ print("the same images as the class above:", same)
 #
 # ## The loader
 #
-# `data.DataLoader` has PyTorch's name and arguments. `for batch in loader` is one epoch, and the next `for` is the next one, shuffled anew:
+# `data.DataLoader` has PyTorch's name and arguments. `for batch in loader` is one epoch, and when it has gone through to the last batch, the next `for` is the next epoch, shuffled anew:
 
 # %%
 loader = data.DataLoader(dataset, batch_size=64, shuffle=True, seed=0)
 images, labels = next(iter(loader))
 print("images", images.shape, images.dtype, " labels", labels.shape, labels.dtype)
+print("left early, it begins again with the same batch:", np.array_equal(images, next(iter(loader))[0]))
 print([len(labels) for _, labels in loader], "samples in the batches of an epoch")
+print("after a whole epoch, with another:", not np.array_equal(images, next(iter(loader))[0]))
 
 # %% [markdown]
+# **What to notice.** An epoch that was left early, by `break` or as by `next` here, is not over: the next `for` begins the same one again, and gives the same batches. If you mean to leave early, say which batches you want. `loader.epoch(e)` is epoch *e*, however often you ask. `loader.stream(start)` goes on from any step through all epochs without end. Neither remembers anything; we come back to them below.
+#
 # The last batch has 8 samples, since 200 is no multiple of 64. In PyTorch you choose with `drop_last`; here `last=` has three answers:
 #
 # * `"keep"` gives the small batch as it is (PyTorch's default);

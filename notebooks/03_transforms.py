@@ -108,6 +108,27 @@ print("the same again when asked again:", np.array_equal(epochs["the same six sa
 #
 # `ImageCSV` and `ImageFolder` take `transform=` and `target_transform=` themselves, as torchvision's datasets do.
 #
+# And a dataset of your own? The `CustomImageDataset` of notebook 2 calls `self.transform(image)` in `__getitem__`, where there are no random numbers to hand on, so `rotate` in it ends in the error above. The way out is the same `Map`: leave `transform` away, and write `data.Map(mine, T.OnSample(rotate))`. If the class is to do it by itself, give it a method `get(self, i, rng)`. The loader calls it in the place of `__getitem__`:
+
+
+# %%
+class Rotated:
+    def __len__(self):
+        return len(train_set)
+
+    def __getitem__(self, i):
+        return train_set[i]
+
+    def get(self, i, rng):
+        image, label = self[i]
+        return rotate(image, rng), label
+
+
+ways = (data.Map(train_set, T.OnSample(rotate)), Rotated())
+by_map, by_get = (data.DataLoader(way, batch_size=6, seed=0).batch(0)[0] for way in ways)
+print("the same images either way:", np.array_equal(by_map, by_get))
+
+# %% [markdown]
 # ## A whole batch at once
 #
 # `Map` goes sample by sample in Python. Every transform also has `.batch`, which gives the same bytes, many at a time; `data.MapBatch` uses it, and is what to take for small images.

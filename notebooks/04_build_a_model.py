@@ -140,7 +140,9 @@ except ValueError as error:
 # %% [markdown]
 # ## Layers that behave differently in training
 #
-# PyTorch has `model.train()` and `model.eval()`, which set a switch inside. Here it is an argument. Dropout needs random numbers in training: also an argument. BatchNorm remembers averages, in PyTorch by overwriting its buffers; here what a model remembers is its **state**, and a call in training *returns the new one*. The long form of the call, `apply`, is for these. (Convolutions have PyTorch's arguments less the first one, which is read from the data: `nn.Conv2d(3, 16, 3)` is `nn.Conv(16, 3)` here.)
+# PyTorch has `model.train()` and `model.eval()`, which set a switch inside. Here it is an argument. Dropout needs random numbers in training: also an argument. BatchNorm remembers averages, in PyTorch by overwriting its buffers; here what a model remembers is its **state**, and a call in training *returns the new one*. The long form of the call, `apply`, is for these.
+#
+# The network below has a convolution. Convolutions have PyTorch's arguments less the first one, which is read from the data: `nn.Conv2d(3, 16, 3)` is `nn.Conv(16, 3)` here. `nn.Conv` reads the number of dimensions from the data as well (what stands between the batch and the channels, two for images), and `nn.Conv2d(16, 3)` fixes it to 2. Images without an axis for the channels, `(N, 28, 28)`, need one: `x[..., None]`. Without it nothing need complain: `Conv` sees *N* sequences of 28 steps, `Conv2d` one image, *N* pixels high, and both see 28 channels.
 
 
 # %%

@@ -76,6 +76,8 @@ print("loss", value, more)
 print(fnet.autograd.check_gradients(loss, params, x, y))
 
 # %% [markdown]
+# Each leaf is tried along two directions, and each direction in both ways that JAX has to differentiate: `reverse`, from the loss back to the parameters, which is `jax.grad` (and `backward()` in PyTorch), and `forward`, from the parameters on, which is `jax.jvp`. `computed` is what JAX says, `measured` is what the loss does when the leaf is moved a little, and `error` is their difference, relative to the gradient. So each number stands there four times, twice computed and twice measured, as it should. That the directions have nearly the same numbers is due to this loss: a direction is made of +1 and −1, and since `x` is all ones, every row of the gradient in `w` is the gradient in `b`.
+#
 # ## Every weight and bias by name
 #
 # In PyTorch you would write `for name, p in model.named_parameters(): print(name, p.grad.norm())`. Here the gradients have the names, since they are a tree like the parameters. Let us take a real network and real images:

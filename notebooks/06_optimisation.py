@@ -174,6 +174,23 @@ plot.schedule(
 )
 
 # %% [markdown]
+# A schedule goes where the learning rate would be. Its `steps` are updates, not epochs: here those of 40 epochs. `train.early_stopping` is a callback of `train.fit`: it ends the training when `eval_loss` has not been better than its best for `patience` evaluations, of which there is one an epoch. It has to look back, so you make the history yourself and give it to both.
+
+# %%
+history = train.History()
+opt = optim.adamw(optim.cosine(learning_rate, steps=40 * len(train_loader)))
+run = train.start(model, opt, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), "uint8"))
+run, history = train.fit(
+    train.make_step(loss, opt), run, train_loader, epochs=40, history=history, progress=False,
+    callbacks=[train.early_stopping(history, "eval_loss", patience=5)],
+    evaluate=lambda run: train.evaluate(loss, run, test_loader),
+)  # fmt: skip
+print(f"stopped after epoch {len(history['eval_loss'])} of 40; the best was epoch {history['eval_loss'].argmin() + 1}")
+print(f"learning rate of the last update: {optim.get_hyper(run.opt_state, 'lr'):.5f}")
+
+# %% [markdown]
+# **What to notice.** The rate can be read as before, but not set: `set_hyper` says that it follows a schedule. It has not come down to 0, since the schedule is for all 40 epochs. And `run` is the *last* one, a few epochs behind the best; `io.Checkpoints` (notebook 7) keeps the best. One more thing: here the test images have said when to stop, so their score is a little too good. For a number to report, stop by a part of the training data, `data.random_split`.
+#
 # PyTorch's parameter groups are `optim.groups`: names on the left, optimizers on the right, the first match wins. Wrappers such as gradient clipping go around an optimizer and give an optimizer.
 
 # %%
@@ -204,6 +221,8 @@ print(opt)
 # What do optimizers do differently? Two surfaces on which it shows, each with one minimum (the star). Rosenbrock's has a curved valley: it is easy to find the valley, and hard to go along its flat floor. Beale's has steep walls beside plateaus on which the gradient is nearly zero.
 #
 # The parameters are one array of two numbers. An optimizer takes any tree, and an array is one. `jax.lax.scan` is a `for` loop as one compiled operation: it carries `(params, opt_state)` along and stacks what each step returns. Each optimizer has the best learning rate of a few that were tried. Momentum overshoots and saves time by it; Adam and RMSprop take steps of nearly one length wherever they are, which is good on a plateau and bad near the goal; L-BFGS learns how the surface bends, which works when there is no noise in the gradient, as there is with batches.
+#
+# `update` gets two things more than above, `loss=` and `value_and_grad=`. L-BFGS needs them: it tries several points along its direction before it steps to one (a *line search*), so it has to ask for the loss and gradient there. PyTorch passes a `closure` for this. The other racers ignore them, and `train.make_step` always passes them.
 
 
 # %%

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image
 
 import fnet
 import fnet.functional as F
@@ -184,6 +185,21 @@ right = (served(test_images).argmax(-1) == test_labels).mean()
 print(f"{right:.1%} of {len(test_images)} test images are right, from the file alone")
 
 # %% [markdown]
+# ## One picture from a file
+#
+# What is this a picture of? A trained model answers for batches of what it was trained on: bytes `(n, 8, 8, 1)`. So read the file, make it that size, and put the axis of the batch in front, with `x[None]` (PyTorch's `unsqueeze(0)`). The file here is a test image, enlarged; take one of yours.
+
+# %%
+Image.fromarray(test_set[4][0][..., 0]).resize((100, 100)).save(folder / "picture.png")
+
+x = data.transforms.Resize((8, 8))(data.read_image(folder / "picture.png", mode="L"))  # "L": grey, one channel
+scores = train.predict(model, whole, x[None])[0]  # a batch of one, and its only row
+print(f"{x.shape}: this is a {test_set.classes[scores.argmax()]}, with {F.softmax(scores).max():.0%} probability")
+print("what it should be:", test_set[4][1])
+
+# %% [markdown]
+# **What to notice.** The picture must look like the training images in everything: in these, ink is 255 and paper is 0, and the digit fills the square. A photo of a digit on paper is the other way round, and needs `255 - x`.
+#
 # **Exercise.** Branch a run. Take the run after 30 steps (it is in `run.safetensors`), train it 60 steps on with the learning rate it has, and 60 steps on with a tenth of it. Compare the losses on all of the training data. In PyTorch you would need `copy.deepcopy`; why is it not needed here?
 #
 # <details>

@@ -151,7 +151,9 @@ print(len(traces), "trace for 3 calls with equal models")
 # %% [markdown]
 # ## The guard
 #
-# In a long run a second compilation is easily overlooked: the step is only slower than you think. The step that `train.make_step` gives watches for it. When it is traced again, it warns and says what changed, from what to what; with `strict=True` it raises. Here is the smaller last batch of `last="keep"`:
+# In a long run a second compilation is easily overlooked: the step is only slower than you think. The step that `train.make_step` gives watches for it. When it is traced again, it warns and says what changed, from what to what; with `strict=True` it raises. Here is the smaller last batch of `last="keep"`.
+#
+# (`ToFloat()`, a transform in notebook 3, is a layer of the model here. Any function of an array can be one, and this one is a division and a look at the dtype, which a tracer allows as a NumPy array does. Most transforms are NumPy inside, and fail here as `np.asarray(x)` does.)
 
 # %%
 train_set, _ = data.digits()
@@ -321,3 +323,26 @@ left.set(xlabel="call", ylabel="programs compiled so far")
 left.legend()
 right.set_ylabel("share of the work that is of use")
 plt.show()
+
+# %% [markdown]
+# ## Where next
+#
+# What these pages left out is in [docs/](../docs):
+#
+# * [training.md](../docs/training.md): `train.fit` and its callbacks, half precision, several devices, programs that go on where they were killed;
+# * [data.md](../docs/data.md): what the loader promises, and when to take threads or processes;
+# * [files.md](../docs/files.md): what `save`, `Checkpoints` and `export` write;
+# * [performance.md](../docs/performance.md): how fast the layers are, and settings that make a CPU faster.
+#
+# And [examples/](../examples) has whole programs, to begin your own from:
+#
+# | You want | Take |
+# |---|---|
+# | to classify your own pictures, one folder a class | [folder.py](../examples/folder.py) |
+# | to use a trained network for a new task with few examples | [finetune.py](../examples/finetune.py) |
+# | regression on a table, and how sure it is | [tabular.py](../examples/tabular.py) |
+# | a convolutional network, a ResNet | [mnist.py](../examples/mnist.py), [cifar10.py](../examples/cifar10.py) |
+# | text: a GPT, an LSTM | [char_gpt.py](../examples/char_gpt.py), [lstm_lm.py](../examples/lstm_lm.py) |
+# | to make images | [vae.py](../examples/vae.py), [gan.py](../examples/gan.py), [diffusion.py](../examples/diffusion.py) |
+# | a small network that learns from a large one | [distillation.py](../examples/distillation.py) |
+# | a run that may be killed at any moment | [resume.py](../examples/resume.py) |
