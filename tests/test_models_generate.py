@@ -91,9 +91,58 @@ def test_wrong_settings_are_named():
         models.generate(cached, params, [1, 2, 3], 6)
     with pytest.raises(ValueError, match="a prompt is empty"):
         models.generate(cached, params, [[1], []], 2)
-    for bad in ({"temperature": -1.0}, {"top_k": 0}, {"top_p": 1.5}):
+    for bad in ({"temperature": -1.0}, {"temperature": np.nan}, {"top_k": 0}, {"top_p": 1.5}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             models.generate(cached, params, [1], 2, key=KEY, **bad)
+    with pytest.raises(ValueError, match="cache=64 is more than context=24"):
+        KINDS["gpt"](64)
+
+
+def test_a_prompt_may_be_of_any_integers_and_nothing_else():
+    model, params = drawn("gpt")
+    cached = KINDS["gpt"](8)
+    expected = models.generate(cached, params, [5, 6], 2)
+    for prompt in (np.array([5, 6]), list(np.array([5, 6])), [jnp.int32(5), jnp.int32(6)], (5, 6)):
+        np.testing.assert_array_equal(models.generate(cached, params, prompt, jnp.int32(2)), expected)
+    for empty in ([], [[]], np.zeros(0, int), jnp.zeros((2, 0), int)):
+        with pytest.raises(ValueError, match="a prompt is empty"):
+            models.generate(cached, params, empty, 2)
+    for wrong in ([5.7, 6], jnp.array([5.0]), "ab", [["a"]], jnp.zeros((1, 1, 2), int)):
+        with pytest.raises(TypeError, match="expected integer ids"):
+            models.generate(cached, params, wrong, 2)
+    with pytest.raises(ValueError, match=r"prompt of 9 tokens and 2 new ones do not fit into the cache of 8"):
+        models.generate(cached, params, [1] * 9, 2)
+
+
+def test_what_the_model_cannot_know_is_an_error_and_no_token():
+    model, params = drawn("gpt")
+    cached = KINDS["gpt"](16)
+    for bad in (99, -1):
+        with pytest.raises(ValueError, match=rf"prompt 1 has id {bad}, expected 0 to 29, the model's vocabulary"):
+            models.generate(cached, params, [[1, 2, 3], [5, bad]], 3)
+    broken = fnet.map_named(lambda n, a: a * jnp.nan if n == "ln_f.weight" else a, params)
+    with pytest.raises(ValueError, match="the logits of new token 0 are NaN"):
+        models.generate(cached, broken, [1, 2], 3)
+    # Padding and what follows the end are no tokens: any integer will do.
+    prompts = [[5, 6, 7, 8], [9]]
+    free = models.generate(cached, params, prompts, 8)
+    np.testing.assert_array_equal(models.generate(cached, params, prompts, 8, pad=-1), free)
+    stops = [int(free[0, 1]), int(free[1, 2])]
+    ended = models.generate(cached, params, prompts, 8, stop=stops, pad=-1)
+    for before, after in zip(np.asarray(free), np.asarray(ended), strict=True):
+        end = np.flatnonzero(np.isin(before, stops))[0] + 1
+        assert (after[:end] == before[:end]).all() and (after[end:] == -1).all()
+
+
+def test_a_tiny_and_a_traced_temperature():
+    model, params = drawn("gpt")
+    cached = KINDS["gpt"](8)
+    likely = models.generate(cached, params, [5, 6, 7], 4)
+    np.testing.assert_array_equal(models.generate(cached, params, [5, 6, 7], 4, key=KEY, temperature=1e-38), likely)
+    draw = jax.jit(lambda t: models.generate(cached, params, [5, 6, 7], 4, key=KEY, temperature=t))
+    expected = models.generate(cached, params, [5, 6, 7], 4, key=KEY, temperature=0.7)
+    np.testing.assert_array_equal(draw(0.7), expected)
+    np.testing.assert_array_equal(draw(1e-38), likely)
 
 
 def test_translate_is_greedy_and_stops():
@@ -109,3 +158,5 @@ def test_translate_is_greedy_and_stops():
     np.testing.assert_array_equal(alone[0], out[1], "padding of the source changes nothing")
     ended = np.asarray(models.translate(model, params, src, 1, 5, end=int(out[0, 1]), src_mask=mask))
     assert (ended[0, 1:] == out[0, 1]).all()
+    with pytest.raises(ValueError, match="translate: logits are NaN: start=99"):
+        models.translate(model, params, src, 99, 2)

@@ -53,6 +53,8 @@ def gpt(
     >>> model(params, ids).shape
     (2, 10, 65)
     """
+    if cache is not None and cache > context:
+        raise ValueError(f"gpt: cache={cache} is more than context={context}, the tokens that have a position")
     layer = nn.Model(
         block, ln_1=nn.LayerNorm(bias=bias),
         attn=nn.MultiheadAttention(num_heads, dropout, bias, causal=True, cache=cache), ln_2=nn.LayerNorm(bias=bias),
@@ -109,4 +111,3 @@ def gpt2_arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
         name = name.replace("attn.c_attn.", "attn.in_proj_").replace("attn.c_proj.", "attn.out_proj.")
         found[name.replace(".mlp.", ".")] = array
     return found
-

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from fnet import functional as F
 from fnet import nn
+from fnet.functional.ids import is_concrete
 
 
 def seq2seq_forward(
@@ -68,7 +69,8 @@ def translate(
     """The most likely next token, again and again: (batch, length) ids, filled with ``end`` once that came.
 
     Works under jit with ``model``, ``start``, ``length`` and ``end`` static. Each step runs the decoder over the whole
-    target, so it is for short ones.
+    target, so it is for short ones. Raises ValueError where the logits are NaN, as of an id that is not in the
+    vocabulary (under jit such a row is token 0 from there on).
 
     >>> import jax, jax.numpy as jnp
     >>> from fnet import models
@@ -80,12 +82,18 @@ def translate(
     """
     out = jnp.full((len(src), length + 1), start, jnp.int32)
 
-    def one(i: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        out, ended = carry
-        token = model(params, src, out[:, :-1], src_mask)[:, i].argmax(-1).astype(out.dtype)
+    def one(i: Any, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        out, ended, nan = carry
+        logits = model(params, src, out[:, :-1], src_mask)[:, i]
+        token, nan = logits.argmax(-1).astype(out.dtype), nan | jnp.isnan(logits).any()
         if end is not None:
             token = jnp.where(ended, end, token)
             ended = ended | (token == end)
-        return out.at[:, i + 1].set(token), ended
+        return out.at[:, i + 1].set(token), ended, nan
 
-    return jax.lax.fori_loop(0, length, one, (out, jnp.zeros(len(src), bool)))[0][:, 1:]
+    out, _, nan = jax.lax.fori_loop(0, length, one, (out, jnp.zeros(len(src), bool), jnp.bool(False)))
+    if is_concrete(nan) and nan:
+        raise ValueError(
+            f"translate: logits are NaN: start={start} and src must be ids of the vocabulary, and params finite"
+        )
+    return out[:, 1:]
