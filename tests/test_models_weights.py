@@ -48,6 +48,16 @@ def test_gpt2(torch, hf, tmp_path):
     close(model(params, IDS), module(torch.tensor(IDS)).logits)
 
 
+def test_a_head_that_is_not_the_embedding_is_an_error(torch, hf):
+    sizes = {"vocab_size": 50, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8}
+    gpt2 = hf.GPT2LMHeadModel(hf.GPT2Config(n_positions=16, **sizes, tie_word_embeddings=False))
+    with pytest.raises(ValueError, match="lm_head.weight differs from wte.weight.*tie_word_embeddings"):
+        models.gpt2_arrays(gpt2.state_dict())
+    bert = hf.BertForMaskedLM(hf.BertConfig(intermediate_size=8, **sizes, tie_word_embeddings=False))
+    with pytest.raises(ValueError, match="'words.weight'.*decoder.weight.*they differ.*untied"):
+        io.from_torch(models.bert(50, 512, 1, 2, 8, 8), bert, IDS, rename=models.BERT_NAMES)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_llama(torch, hf, tmp_path, tied):
     config = hf.LlamaConfig(
@@ -57,7 +67,7 @@ def test_llama(torch, hf, tmp_path, tied):
     module = randomised(torch, hf.LlamaForCausalLM(config))
     module.save_pretrained(tmp_path, safe_serialization=True)
     model = models.llama(50, 2, 4, 32, 48, num_kv_heads=2, rope_base=500.0, tied=tied)
-    rename = models.LLAMA_NAMES | ({"lm_head": None} if tied else {})
+    rename = models.LLAMA_NAMES | ({"lm_head": "embed_tokens"} if tied else {})
     params, _ = io.from_torch(model, tmp_path / "model.safetensors", IDS, rename=rename)
     close(model(params, IDS), module(torch.tensor(IDS)).logits)
 

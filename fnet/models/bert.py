@@ -12,7 +12,8 @@ from fnet import init, nn
 # From the names of Hugging Face's BertForMaskedLM to those here, for ``io.from_torch(…, rename=…)``.
 BERT_NAMES = {
     r"^bert\.": "",
-    r"^cls\.predictions\.decoder\.": None,  # the embedding and the bias again
+    r"^cls\.predictions\.decoder\.weight": "words.weight",  # the embedding and the bias again: from_torch compares them
+    r"^cls\.predictions\.decoder\.bias": "bias",
     r"position_ids": None,
     r"^embeddings\.word_embeddings\.": "words.",
     r"^embeddings\.position_embeddings\.": "positions.",
@@ -60,7 +61,7 @@ def bert(
 
     ``model(params, ids, types, key_mask)``; ``key_mask`` (batch, length) is True at tokens, PyTorch's attention_mask.
     ``io.from_torch(models.bert(), "model.safetensors", ids, rename=models.BERT_NAMES)`` loads the weights of Hugging
-    Face's BertForMaskedLM.
+    Face's BertForMaskedLM; a decoder that is not the embedding (tie_word_embeddings=False) is an error.
 
     >>> import jax
     >>> import fnet

@@ -95,7 +95,8 @@ def gpt2_arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     Its linear layers hold (in, out), where PyTorch's hold (out, in), and c_attn is q, k and v in one; the head, which
     is the embedding again, and the causal masks are left out. ``arrays`` come from ``io.read_torch(path)``,
-    ``module.state_dict()``, or a safetensors file: ``dict(fnet.named(fnet.load(path)))``.
+    ``module.state_dict()``, or a safetensors file: ``dict(fnet.named(fnet.load(path)))``. Raises ValueError for a head
+    that is not the embedding (tie_word_embeddings=False).
 
     >>> {name: a.shape for name, a in gpt2_arrays({"transformer.h.0.attn.c_attn.weight": np.ones((4, 12))}).items()}
     {'h.0.attn.in_proj_weight': (12, 4)}
@@ -103,11 +104,18 @@ def gpt2_arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     found = {}
     for name, value in arrays.items():
         name = name.removeprefix("transformer.")
-        if name == "lm_head.weight" or name.endswith((".attn.bias", ".attn.masked_bias")):
+        if name.endswith((".attn.bias", ".attn.masked_bias")):
             continue
         array = np.asarray(value)
         if name.endswith(("c_attn.weight", "c_fc.weight", "c_proj.weight")):
             array = array.T
         name = name.replace("attn.c_attn.", "attn.in_proj_").replace("attn.c_proj.", "attn.out_proj.")
         found[name.replace(".mlp.", ".")] = array
+    head = found.pop("lm_head.weight", None)
+    if head is not None and "wte.weight" in found and not np.array_equal(head, found["wte.weight"]):
+        raise ValueError(
+            "gpt2_arrays: lm_head.weight differs from wte.weight: these weights have a head of their own "
+            "(tie_word_embeddings=False), and the head of models.gpt is the embedding; tie them and train on, or write "
+            "the model with nn.Model and a head nn.Linear(vocab_size, bias=False)"
+        )
     return found

@@ -43,7 +43,8 @@ def llama(
 
     ``num_kv_heads`` groups the queries (Llama 3: 8), ``rope_base`` is rope_theta, ``tied`` uses the embedding as the
     head. ``key_mask``, ``cache`` and initial values are those of `gpt`. ``io.from_torch(model, "model.safetensors",
-    ids, rename=models.LLAMA_NAMES)`` loads Hugging Face's weights (of a tied model add ``{"lm_head": None}``).
+    ids, rename=models.LLAMA_NAMES)`` loads Hugging Face's weights (where those of a tied model
+    have a head, add ``{"lm_head": "embed_tokens"}``).
 
     >>> import jax
     >>> import fnet

@@ -49,7 +49,8 @@ def from_torch(
         source: a ``.pth``/``.pt``/``.bin`` or ``.safetensors`` file, or a state_dict of tensors or arrays, or a
             torch module. A pickled file is read without running it (`read_torch`).
         rename: from PyTorch's names to the model's: ``{pattern: replacement}`` of regular expressions, tried in
-            order on each name, or a function of the name; None as the replacement drops what matches.
+            order on each name, or a function of the name; None as the replacement drops what matches. Two names may
+            become one where both hold the same numbers, as tied weights do.
         flattened: ``{"fc1": (height, width, channels)}`` for a Linear that reads a flattened image: PyTorch flattens
             channels first, JAX channels last, so its rows are reordered. The sizes are those before the flattening.
         strict: False keeps the initial values, drawn with ``key``, of what is missing or does not fit, and warns.
@@ -308,12 +309,17 @@ def as_numpy(value: Any) -> np.ndarray:
 
 def _renamed(arrays: dict[str, np.ndarray], rename: Rename | None) -> dict[str, np.ndarray]:
     renamed: dict[str, np.ndarray] = {}
+    before: dict[str, str] = {}
     for name, array in arrays.items():
         new = new_name(name, rename)
-        if new in renamed:
-            raise ValueError(f"rename gives two arrays the name {new!r}; one of them was {name!r}")
+        if new in renamed and not np.array_equal(renamed[new], array):
+            raise ValueError(
+                f"rename gives two arrays the name {new!r}, {before[new]!r} and {name!r}, and they differ: if the model "
+                "has one array for both, such as a head tied to an embedding, these weights are of an untied one, and "
+                "the model cannot compute what they do"
+            )
         if new is not None:
-            renamed[new] = array
+            renamed[new], before[new] = array, name
     return renamed
 
 
