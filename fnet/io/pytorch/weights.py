@@ -314,9 +314,9 @@ def _renamed(arrays: dict[str, np.ndarray], rename: Rename | None) -> dict[str, 
         new = new_name(name, rename)
         if new in renamed and not np.array_equal(renamed[new], array):
             raise ValueError(
-                f"rename gives two arrays the name {new!r}, {before[new]!r} and {name!r}, and they differ: if the model "
-                "has one array for both, such as a head tied to an embedding, these weights are of an untied one, and "
-                "the model cannot compute what they do"
+                f"rename gives two arrays the name {new!r}, {before[new]!r} and {name!r}, and they differ: if the "
+                "model has one array for both, such as a head tied to an embedding, these weights are of an untied "
+                "one, and the model cannot compute what they do"
             )
         if new is not None:
             renamed[new], before[new] = array, name
