@@ -51,6 +51,23 @@ def test_rotary_is_the_formula_of_each_convention(interleaved, oracle, base, dim
         np.testing.assert_allclose(turn(x, rows), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_rotary_frequencies_are_those_of_transformers():
+    """`_compute_llama3_parameters` of transformers, transcribed pair by pair, with the numbers of Llama 3.1."""
+    found = F.rotary_frequencies(128, 5e5, 8.0, 8192)
+    expected, kinds = [], set()
+    for plain in 5e5 ** (-np.arange(0, 128, 2) / 128):
+        wavelength = 2 * np.pi / plain
+        share = (8192 / wavelength - 1) / (4 - 1)
+        kind = "kept" if wavelength < 8192 / 4 else "divided" if wavelength > 8192 / 1 else "between"
+        expected.append({"kept": plain, "divided": plain / 8, "between": (1 - share) * plain / 8 + share * plain}[kind])
+        kinds.add(kind)
+    assert len(kinds) == 3
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    x = jnp.asarray(draw(0, 1, 5, 2, 8), "float32")
+    linear, halves = nn.RoPE(factor=2.0)({}, x), F.rotary_embedding(x, jnp.arange(5) / 2)
+    np.testing.assert_allclose(linear, halves, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_rotary_products_depend_on_the_distance_alone(interleaved):
     q, k = draw(1, 1, 1, 1, 16), draw(2, 1, 1, 1, 16)
@@ -127,6 +144,9 @@ X = jnp.ones((2, 5, 3, 8))
         (lambda: F.rotary_embedding(X, dims=10), ValueError, "dims=10"),
         (lambda: F.rotary_embedding(X.astype(int)), TypeError, "expected floats"),
         (lambda: F.rotary_embedding(X, jnp.arange(4)), ValueError, r"positions have shape \(4,\), expected \(5,\) or"),
+        (lambda: F.rotary_embedding(X, frequencies=np.ones(3)), ValueError, r"shape \(3,\), expected \(4,\)"),
+        (lambda: F.rotary_frequencies(8, factor=0), ValueError, "factor=0"),
+        (lambda: nn.RoPE(factor=2.0, low_freq_factor=4.0), ValueError, "low_freq_factor < high_freq_factor"),
         (lambda: F.sinusoidal_embedding(jnp.arange(3), 5), ValueError, "dim=5, expected an even number"),
         (lambda: F.alibi_slopes(0), ValueError, "num_heads=0"),
         (lambda: nn.RoPE(dims=3), ValueError, "even number of dims"),

@@ -120,7 +120,13 @@ from fnet.functional.pooling import (
     max_unpool2d,
     max_unpool3d,
 )
-from fnet.functional.position import alibi_bias, alibi_slopes, rotary_embedding, sinusoidal_embedding
+from fnet.functional.position import (
+    alibi_bias,
+    alibi_slopes,
+    rotary_embedding,
+    rotary_frequencies,
+    sinusoidal_embedding,
+)
 from fnet.functional.recurrent import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
 from fnet.functional.resize import channel_shuffle, interpolate, pixel_shuffle, pixel_unshuffle
 from fnet.functional.softmax import gumbel_softmax, log_softmax, normalize, softmax, softmin
@@ -245,6 +251,7 @@ __all__ = [
     "rnn",
     "rnn_cell",
     "rotary_embedding",
+    "rotary_frequencies",
     "router_z_loss",
     "rrelu",
     "scaled_dot_product_attention",

@@ -18,18 +18,22 @@ def rotary_embedding(
     base: float = 10000.0,
     dims: int | None = None,
     interleaved: bool = False,
+    *,
+    frequencies: ArrayLike | None = None,
 ) -> jax.Array:
     """Rotate pairs of features by angles that grow with the position, so that q·k depends on the distance alone.
 
-    The pair i of d = `dims` features turns by position * base^(-2i/d). Shapes: x (…, L, heads, head_dim), kept;
-    `positions` (L,) or (…, L), integers or floats (divide them to interpolate), by default 0 to L - 1. Only the first
-    `dims` features turn, all by default. The two conventions do not mix, and weights are trained for one:
+    The pair i of d = `dims` features turns by position * base^(-2i/d), or by position * `frequencies`[i] (d/2,), as
+    `rotary_frequencies` gives them for a longer context. Shapes: x (…, L, heads, head_dim), kept; `positions` (L,) or
+    (…, L), integers or floats, by default 0 to L - 1. Only the first `dims` features turn, all by default. The two
+    conventions do not mix, and weights are trained for one:
 
         interleaved=False   pairs (i, i + d/2): GPT-NeoX, Llama, Hugging Face
         interleaved=True    pairs (2i, 2i + 1): the paper, GPT-J
 
     Computed in at least float32, returned in the dtype of `x`. Raises TypeError for integers, ValueError for an odd or
-    impossible `dims` and for positions that do not fit. Source: Su et al. 2021 (arXiv:2104.09864), equation 34.
+    impossible `dims` and for positions or frequencies that do not fit. Source: Su et al. 2021
+    (arXiv:2104.09864), equation 34.
 
     >>> q = jnp.ones((1, 3, 2, 4))
     >>> rotary_embedding(q).shape
@@ -51,7 +55,12 @@ def rotary_embedding(
             f"rotary_embedding: positions have shape {positions.shape}, expected {(length,)} or {x.shape[:-2]} for x "
             f"of shape {x.shape}"
         )
-    angles = positions[..., None].astype(wide.dtype) * _frequencies(turned, base).astype(wide.dtype)
+    per_pair = _frequencies(turned, base) if frequencies is None else jnp.asarray(frequencies)
+    if per_pair.shape != (turned // 2,):
+        raise ValueError(
+            f"rotary_embedding: frequencies have shape {per_pair.shape}, expected {(turned // 2,)}, one for each pair"
+        )
+    angles = positions[..., None].astype(wide.dtype) * per_pair.astype(wide.dtype)
     angles = angles.reshape((1,) * (x.ndim - 1 - angles.ndim) + (*angles.shape[:-1], 1, turned // 2))
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     if interleaved:
@@ -61,6 +70,43 @@ def rotary_embedding(
     pair = [first * cos - second * sin, second * cos + first * sin]
     out = jnp.stack(pair, -1).reshape(*x.shape[:-1], turned) if interleaved else jnp.concatenate(pair, -1)
     return jnp.concatenate([out.astype(x.dtype), x[..., turned:]], -1) if turned < width else out.astype(x.dtype)
+
+
+def rotary_frequencies(
+    dims: int,
+    base: float = 10000.0,
+    factor: float = 1.0,
+    original_max_position_embeddings: int | None = None,
+    low_freq_factor: float = 1.0,
+    high_freq_factor: float = 4.0,
+) -> np.ndarray:
+    """By how much each pair of features turns from one position to the next, for `rotary_embedding`: float64 (dims/2,).
+
+    They are base^(-2i/dims), and for a context `factor` times as long as in training, with Hugging Face's names:
+
+        linear   `factor` alone divides all, as if the positions were interpolated
+        llama3   with `original_max_position_embeddings`, the context of training, it divides those that turn less
+                 than `low_freq_factor` times in it, leaves those that turn more than `high_freq_factor` times, and
+                 goes linearly from one to the other in between
+
+    Raises ValueError for numbers that are no such scaling. Sources: Chen et al. 2023 (arXiv:2306.15595); Llama 3.1.
+
+    >>> rotary_frequencies(4, factor=2.0).tolist()
+    [0.5, 0.005]
+    >>> rotary_frequencies(4, factor=2.0, original_max_position_embeddings=100).tolist()
+    [1.0, 0.005]
+    """
+    if dims < 2 or dims % 2 or base <= 0 or factor <= 0 or not 0 < low_freq_factor < high_freq_factor:
+        raise ValueError(
+            f"rotary_frequencies: dims={dims}, base={base}, factor={factor}, low_freq_factor={low_freq_factor}, "
+            f"high_freq_factor={high_freq_factor}, expected an even dims, and 0 < low_freq_factor < high_freq_factor"
+        )
+    frequencies = base ** (-np.arange(0, dims, 2) / dims)
+    if original_max_position_embeddings is None:
+        return frequencies / factor
+    turns = original_max_position_embeddings * frequencies / (2 * math.pi)
+    kept = np.clip((turns - low_freq_factor) / (high_freq_factor - low_freq_factor), 0, 1)
+    return (kept + (1 - kept) / factor) * frequencies
 
 
 def sinusoidal_embedding(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -38,13 +39,19 @@ def llama(
     eps: float = 1e-5,
     tied: bool = False,
     cache: int | None = None,
+    head_dim: int | None = None,
+    rope_scaling: Mapping[str, Any] | None = None,
 ) -> nn.Model:
     """A GPT in Llama's style, of Llama-2 7B's sizes by default: ids (batch, length) -> logits (…, vocab_size).
 
     ``num_kv_heads`` groups the queries (Llama 3: 8), ``rope_base`` is rope_theta, ``tied`` uses the embedding as the
-    head. ``key_mask``, ``cache`` and initial values are those of `gpt`. ``io.from_torch(model, "model.safetensors",
-    ids, rename=models.LLAMA_NAMES)`` loads Hugging Face's weights (where those of a tied model
-    have a head, add ``{"lm_head": "embed_tokens"}``).
+    head, ``head_dim`` is width / num_heads by default. ``rope_scaling`` is the dict of that name in config.json
+    (rope_parameters in newer files), without which the logits of Llama 3.1 and later are wrong: of the kinds "linear"
+    and "llama3", the others raise ValueError; a rope_theta in it goes before ``rope_base``. ``key_mask``, ``cache`` and
+    initial values are those of `gpt`.
+
+    ``io.from_torch(model, "model.safetensors", ids, rename=models.LLAMA_NAMES)`` loads Hugging Face's weights; where
+    those of a tied model have a head, add ``{"lm_head": "embed_tokens"}``.
 
     >>> import jax
     >>> import fnet
@@ -54,8 +61,9 @@ def llama(
     6738415616
     """
     attention = nn.MultiheadAttention(
-        num_heads, bias=False, causal=True, num_kv_heads=num_kv_heads, rope=nn.RoPE(rope_base), cache=cache
-    )
+        num_heads, bias=False, causal=True, num_kv_heads=num_kv_heads, head_dim=head_dim,
+        rope=_rope(rope_base, rope_scaling or {}), cache=cache,
+    )  # fmt: skip
     layer = nn.Model(
         block, input_layernorm=nn.RMSNorm(eps), self_attn=attention, post_attention_layernorm=nn.RMSNorm(eps),
         mlp=nn.SwiGLU(hidden),
@@ -64,3 +72,22 @@ def llama(
         llama_forward, embed_tokens=nn.Embedding(vocab_size, width), layers=nn.Stack(layer, num_layers),
         norm=nn.RMSNorm(eps), lm_head=None if tied else nn.Linear(vocab_size, bias=False),
     )  # fmt: skip
+
+
+# What each kind of scaling takes in Hugging Face's config.json.
+SCALINGS = {
+    "default": set(),
+    "linear": {"factor"},
+    "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+}
+
+
+def _rope(base: float, scaling: Mapping[str, Any]) -> nn.RoPE:
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    options = {name: value for name, value in scaling.items() if name not in ("rope_type", "type", "rope_theta")}
+    if kind not in SCALINGS or options.keys() != SCALINGS[kind]:
+        known = "; ".join(f"{name!r}: {', '.join(sorted(SCALINGS[name])) or 'nothing'}" for name in SCALINGS)
+        raise ValueError(
+            f"llama: rope_scaling={dict(scaling)} is not of a known kind, each with what it takes: {known}"
+        )
+    return nn.RoPE(scaling.get("rope_theta", base), **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import jax
@@ -19,7 +19,9 @@ class RoPE(Layer):
     """Rotary positions, for the queries and keys of attention: ``MultiheadAttention(8, rope=nn.RoPE())``.
 
     Input and output (…, L, heads, head_dim); ``positions`` as in `F.rotary_embedding`, which says what ``base`` (called
-    theta in Llama's files), ``dims`` and ``interleaved`` are. Source: Su et al. 2021 (arXiv:2104.09864).
+    theta in Llama's files), ``dims`` and ``interleaved`` are. The others stretch the context, as
+    `F.rotary_frequencies` says: ``factor`` alone is the kind "linear", with ``original_max_position_embeddings`` it is
+    "llama3", of Llama 3.1 and later. Source: Su et al. 2021 (arXiv:2104.09864).
 
     >>> import jax.numpy as jnp
     >>> from fnet import nn
@@ -32,16 +34,29 @@ class RoPE(Layer):
     base: float = 10000.0
     dims: int | None = None
     interleaved: bool = False
+    _: KW_ONLY
+    factor: float = 1.0
+    original_max_position_embeddings: int | None = None
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.base <= 0 or (self.dims is not None and (self.dims < 2 or self.dims % 2)):
             raise ValueError(f"RoPE takes a positive base and an even number of dims, got {self!r}")
+        if self.factor <= 0 or not 0 < self.low_freq_factor < self.high_freq_factor:
+            raise ValueError(f"RoPE takes a positive factor and low_freq_factor < high_freq_factor, got {self!r}")
 
     def apply(
         self, params: dict, state: dict, x: Any, positions: Any = None, key: Any = None, train: bool = False
     ) -> tuple[jax.Array, dict]:
-        return F.rotary_embedding(x, positions, self.base, self.dims, self.interleaved), state
+        frequencies = None
+        if self.factor != 1:
+            frequencies = F.rotary_frequencies(
+                self.dims or x.shape[-1], self.base, self.factor, self.original_max_position_embeddings,
+                self.low_freq_factor, self.high_freq_factor,
+            )  # fmt: skip
+        return F.rotary_embedding(x, positions, self.base, self.dims, self.interleaved, frequencies=frequencies), state
 
 
 @dataclass(frozen=True, repr=False)
