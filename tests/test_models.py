@@ -109,6 +109,28 @@ def test_unet_sees_the_time_and_odd_sizes():
     assert jax.eval_shape(lambda: plain(plain.init(KEY, x)[0], x)).shape == (2, 13, 9, 3)
 
 
+@pytest.mark.parametrize(
+    "timed, time, error, message",
+    [
+        (True, (), TypeError, r"unet: .*timed=True.*model\(params, x, time\), got no time"),
+        (False, (np.ones(4),), TypeError, r"unet: got a time.*models.unet\(…, timed=True\)"),
+        (True, (0.5,), ValueError, r"unet: time has shape \(\), expected \(4,\).*jnp.full\(4, time\)"),
+        (True, (np.ones((4, 1)),), ValueError, r"unet: time has shape \(4, 1\), expected \(4,\)"),
+    ],
+)
+def test_a_time_that_a_unet_cannot_take_is_named(timed, time, error, message):
+    with pytest.raises(error, match=message):
+        jax.eval_shape(models.unet(3, (8, 16), timed=timed).init, KEY, IMAGES, *time)
+
+
+@pytest.mark.parametrize("shape", [(4, 48, 48, 3), (4, 35, 35, 3), (4, 64, 16, 3), (32, 32, 3)])
+def test_a_vit_takes_images_of_its_size_alone(shape):
+    with pytest.raises(
+        ValueError, match=r"vit: images have shape.*expected \(batch, 32, 32, channels\).*image_size=32"
+    ):
+        jax.eval_shape(TRAINED["vit"][0].init, KEY, np.ones(shape, "float32"))
+
+
 def test_vae_draws_with_a_key_and_its_bound_is_the_formula():
     model, x = models.vae(3, 8), jnp.asarray(IMAGES[:, :28, :28, :1])
     params, _ = model.init(KEY, x)

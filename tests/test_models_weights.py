@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import fnet
 from fnet import io, models
 
 ORACLE = "comparisons with PyTorch and transformers need the oracle extra: pip install fnet[oracle]"
@@ -109,6 +110,14 @@ def test_bert(torch, hf):
     module = randomised(torch, hf.BertForMaskedLM(config))
     model = models.bert(50, 16, 2, 4, 32, 48)
     params, _ = io.from_torch(model, module, IDS, rename=models.BERT_NAMES)
+    # bert-base-uncased is published with TensorFlow's names for the norms, and with the arrays of BertForPreTraining.
+    more = hf.BertForPreTraining(config).state_dict()
+    published = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+        for name, value in {**more, **module.state_dict()}.items()
+    }
+    assert len(published) == len(module.state_dict()) + 4
+    assert not fnet.diff(io.from_torch(model, published, IDS, rename=models.BERT_NAMES)[0], params)
     types, mask = IDS % 2, np.arange(9) < np.array([[9], [6]])
     expected = module(torch.tensor(IDS), torch.tensor(mask), torch.tensor(types)).logits
     found = model(params, IDS, types, jnp.asarray(mask))

@@ -12,6 +12,9 @@ from fnet import init, nn
 # From the names of Hugging Face's BertForMaskedLM to those here, for ``io.from_torch(…, rename=…)``.
 BERT_NAMES = {
     r"^bert\.": "",
+    r"LayerNorm\.gamma$": "LayerNorm.weight",  # TensorFlow's names, as bert-base-uncased has them
+    r"LayerNorm\.beta$": "LayerNorm.bias",
+    r"^(pooler|cls\.seq_relationship)\.": None,  # of BertForPreTraining, for the next sentence
     r"^cls\.predictions\.decoder\.weight": "words.weight",  # the embedding and the bias again: from_torch compares them
     r"^cls\.predictions\.decoder\.bias": "bias",
     r"position_ids": None,
@@ -61,7 +64,8 @@ def bert(
 
     ``model(params, ids, types, key_mask)``; ``key_mask`` (batch, length) is True at tokens, PyTorch's attention_mask.
     ``io.from_torch(models.bert(), "model.safetensors", ids, rename=models.BERT_NAMES)`` loads the weights of Hugging
-    Face's BertForMaskedLM; a decoder that is not the embedding (tie_word_embeddings=False) is an error.
+    Face's BertForMaskedLM, and those of BertForPreTraining, such as bert-base-uncased's, without the pooler and the
+    head for the next sentence. A decoder that is not the embedding (tie_word_embeddings=False) is an error.
 
     >>> import jax
     >>> import fnet

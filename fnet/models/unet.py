@@ -27,8 +27,9 @@ def unet_forward(
     norm: Any, head: Any, width: int,
 ) -> jax.Array:  # fmt: skip
     """Down, keeping what each level has seen; then up, where each level sees it again."""
+    time = _checked_time(x, time, embed is not None)
     if time is not None:
-        time = embed(F.sinusoidal_embedding(jnp.asarray(time), width))
+        time = embed(F.sinusoidal_embedding(time, width))
     h, seen = stem(x), []
     for level, shrink in zip(down, pool, strict=True):
         h = level(h, time)
@@ -40,6 +41,22 @@ def unet_forward(
         h = level(h, time)
         seen.pop()
     return head(F.silu(norm(h)))
+
+
+def _checked_time(x: Any, time: Any, timed: bool) -> jax.Array | None:
+    if time is None:
+        if timed:
+            raise TypeError("unet: a U-Net made with timed=True is called as model(params, x, time), got no time")
+        return None
+    if not timed:
+        raise TypeError("unet: got a time, and this U-Net has no place for it; make it with models.unet(…, timed=True)")
+    time = jnp.asarray(time)
+    if time.shape != x.shape[:1]:
+        raise ValueError(
+            f"unet: time has shape {time.shape}, expected {x.shape[:1]}, a number for each image of {x.shape}; one "
+            f"time for all is jnp.full({len(x)}, time)"
+        )
+    return time
 
 
 def _block(width: int, timed: bool) -> nn.Model:
@@ -59,7 +76,8 @@ def unet(out_channels: int, widths: Sequence[int] = (32, 64, 128), timed: bool =
 
     ``widths`` are the channels of each level, each of half the size. With ``timed`` it is called as ``model(x, time)``,
     time (batch,) a number for each image such as a diffusion's step, and predicts noise or the like; without, the
-    outputs are logits of classes for each pixel.
+    outputs are logits of classes for each pixel. A time that is missing, or one too many, raises TypeError, one of
+    another shape ValueError.
 
     >>> import jax, jax.numpy as jnp
     >>> from fnet import models

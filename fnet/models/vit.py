@@ -37,9 +37,15 @@ def block(x: Any, norm1: Any, attn: Any, norm2: Any, fc1: Any, fc2: Any, drop: A
 
 
 def vit_forward(
-    x: Any, patch: Any, cls: Any, positions: Any, drop: Any, blocks: Any, norm: Any, head: Any
+    x: Any, patch: Any, cls: Any, positions: Any, drop: Any, blocks: Any, norm: Any, head: Any, image_size: int
 ) -> jax.Array:
     """Patches as tokens, a token of its own for the class, blocks, and a linear head on that token."""
+    if x.ndim != 4 or x.shape[1:3] != (image_size, image_size):
+        raise ValueError(
+            f"vit: images have shape {x.shape}, expected (batch, {image_size}, {image_size}, channels): there is a "
+            f"position for each patch of an image of image_size={image_size}; resize the images, as with "
+            "F.interpolate, or make the model with their size, models.vit(image_size=…)"
+        )
     h = patch(x)
     h = h.reshape(h.shape[0], -1, h.shape[-1])
     h = jnp.concatenate([jnp.broadcast_to(cls, (h.shape[0], 1, h.shape[-1])), h], axis=1)
@@ -60,8 +66,8 @@ def vit(
 ) -> nn.Model:
     """A ViT, by default ViT-B/16: images (batch, image_size, image_size, channels) -> (batch, num_classes).
 
-    ``io.from_torch(models.vit(), "model.safetensors", x, rename=models.VIT_NAMES)`` loads the weights of Hugging Face's
-    ViTForImageClassification.
+    Images of another size raise ValueError. ``io.from_torch(models.vit(), "model.safetensors", x,
+    rename=models.VIT_NAMES)`` loads the weights of Hugging Face's ViTForImageClassification.
 
     >>> import jax
     >>> import fnet
@@ -82,4 +88,5 @@ def vit(
         cls=nn.Param((1, 1, width), init.normal(0.02)),
         positions=nn.Param((1, tokens, width), init.normal(0.02)), drop=nn.Dropout(dropout),
         blocks=nn.Stack(layer, num_layers), norm=nn.LayerNorm(eps), head=nn.Linear(num_classes),
+        image_size=image_size,
     )  # fmt: skip
