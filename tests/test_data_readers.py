@@ -165,6 +165,21 @@ def test_damaged_arrays_are_named(tmp_path):
             read(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("file", ["deep.png", "deep.tif", "deep.pgm"])
+def test_sixteen_bits_are_scaled_to_eight(tmp_path, file):
+    from PIL import Image
+
+    deep = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(deep).save(tmp_path / file)
+    for mode, channels in (("RGB", 3), ("L", 1)):
+        found = data.read_image(tmp_path / file, mode)
+        assert found.shape == (64, 64, channels) and found.dtype == np.uint8
+        np.testing.assert_array_equal(found, np.rint(deep / 257)[..., None].repeat(channels, -1))
+    Image.fromarray(np.float32(deep)).save(tmp_path / "floats.tif")
+    with pytest.raises(ValueError, match=r"floats.tif: .*values are float32 and of no known scale"):
+        data.read_image(tmp_path / "floats.tif")
+
+
 def test_text_files(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes("\ufeffone\r\ntwo\u2028still two\rthree\n\n".encode())
