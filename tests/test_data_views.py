@@ -252,6 +252,7 @@ def test_to_device_gives_each_batch_its_own_memory_and_says_what_cannot_go():
         (lambda: random_split(range(4), 0.5), TypeError, r"sizes of all parts, as \[0.8, 0.2\].*; got 0.5"),
         (lambda: k_fold(range(4), 5), ValueError, "between 2 and .* 4; got 5"),
         (lambda: Map([1], 3), TypeError, "Map takes a function of a sample, got int 3"),
+        (lambda: MapBatch([1], 3), TypeError, "MapBatch takes a function of a batch, got int 3"),
         (lambda: TokenWindows([1, 2, 3], 3), ValueError, "need 4 tokens, and there are 3"),
         (lambda: TokenWindows([0.5], 1), TypeError, "row of integers, got float64"),
         (lambda: Packed([[1, 2, 3], []], 4), ValueError, "sequence 1 has 0 tokens"),

@@ -112,6 +112,8 @@ def test_a_label_out_of_range_is_said_to_be_one():
     fault = fault_of(nn.Sequential(fc=nn.Linear(3)), y=Y.at[1].set(7))
     assert (fault.kind, fault.phase, fault.layer, fault.results[0]) == ("NaN", "forward", "", "loss")
     assert "a label, target or length out of range" in str(fault)
+    table, offsets = jnp.ones((4, 2)), jnp.array([0, 2, 1])
+    assert "out of range" in str(inspect.find_nan(lambda o: F.embedding_bag(jnp.array([0, 1, 2]), table, o), offsets))
     assert inspect.find_nan(lambda x, s: jnp.log(x - s), np.ones(2), 2.0).inputs == ("float32[2] from -1 to -1",)
     assert "out of range" not in str(inspect.find_nan(lambda x: jnp.where(x > 0, x, jnp.nan), -X))
 

@@ -165,6 +165,9 @@ def test_names_keys_precision_and_printing() -> None:
         (lambda: make(num_experts=2).init(KEY, X, jnp.ones((2, 6))), TypeError, "mask is float32, expected bool"),
         (lambda: make(num_experts=2).init(KEY, X, jnp.ones(2, bool)), ValueError, r"shape \(2,\), expected \(2, 6\)"),
         (lambda: nn.MoE(nn.Flatten(0), 2).init(KEY, X), ValueError, "MoE needs an expert from"),
+        (lambda: F.router_z_loss(jnp.ones((6, 2)), jnp.ones(6)), TypeError, "router_z_loss: mask is float32, expected"),
+        (lambda: F.load_balancing_loss(jnp.ones((6, 2)), jnp.zeros((6, 1), int), jnp.ones(5, bool)), ValueError,
+         r"load_balancing_loss: mask has shape \(5,\), expected \(6,\)"),
         (lambda: make(num_experts=2)({"router": {}}, X), TypeError, "this model has state .'load_balancing_loss'"),
     ],
 )

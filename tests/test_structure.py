@@ -20,7 +20,7 @@ import fnet
 PACKAGE = Path(fnet.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# What each part may import of fnet's others. Parts that are not written yet are listed where the design puts them.
+# What each part may import of fnet's others.
 BASE = {"selectors", "creation", "tree", "init"}
 CORE = BASE | {"functional", "nn"}
 ALLOWED = {

@@ -306,7 +306,10 @@ def with_mask(batch: Any, mask: np.ndarray) -> Any:
     """Put a mask into a batch, where its structure lets it."""
     if isinstance(batch, dict):
         if "mask" in batch:
-            raise ValueError('last="pad" adds the key "mask" to a batch, but the samples have one; rename theirs')
+            raise ValueError(
+                'a batch with a mask (of last="pad" or on_error="mask") gets the key "mask", but the samples have one; '
+                "rename theirs"
+            )
         return {**batch, "mask": mask}
     if isinstance(batch, list):
         return [*batch, mask]

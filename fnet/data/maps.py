@@ -37,6 +37,7 @@ class Map(View):
     def __init__(self, dataset: Any, fn: Callable[..., Any]) -> None:
         super().__init__(dataset)
         self.dataset, self.fn = dataset, fn
+        _check_callable(fn, "Map takes a function of a sample")
         self._takes_rng = _takes_rng(fn)
         self.random, self.vectorised, self.instant = self.random or _draws(fn), False, False
 
@@ -78,6 +79,7 @@ class MapBatch(View):
     def __init__(self, dataset: Any, fn: Callable[..., Any]) -> None:
         super().__init__(dataset)
         self.dataset, self.fn = dataset, fn
+        _check_callable(fn, "MapBatch takes a function of a batch")
         self._takes_rng = _takes_rng(fn)
         self.random, self.vectorised, self.instant = self.random or _draws(fn), True, False
 
@@ -225,9 +227,12 @@ def _frozen(name: str, leaf: Any) -> Any:
     return leaf
 
 
-def _takes_rng(fn: Callable[..., Any]) -> bool:
+def _check_callable(fn: Any, takes: str) -> None:
     if not callable(fn):
-        raise TypeError(f"Map takes a function of a sample, got {type(fn).__name__} {fn!r}")
+        raise TypeError(f"{takes}, got {type(fn).__name__} {fn!r}")
+
+
+def _takes_rng(fn: Callable[..., Any]) -> bool:
     try:
         return "rng" in inspect.signature(fn).parameters
     except (TypeError, ValueError):  # written in C, without a word about its parameters

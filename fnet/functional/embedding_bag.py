@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from fnet.functional.embedding import embedding
 from fnet.functional.ids import equals, integer_ids, is_concrete
-from fnet.functional.reduction import leading_mask
+from fnet.functional.reduction import leading_mask, or_nan
 
 
 def embedding_bag(
@@ -89,6 +89,6 @@ def _by_offsets(rows: jax.Array, counted: jax.Array, offsets: ArrayLike, mode: s
     bags = jnp.searchsorted(starts, jnp.arange(counted.size), side="right") - 1
     reduce = jax.ops.segment_max if mode == "max" else jax.ops.segment_sum
     total = reduce(rows, bags, starts.size, indices_are_sorted=True)
-    return total * jnp.where(valid, 1, jnp.nan).astype(total.dtype), jax.ops.segment_sum(
+    return or_nan(total, valid), jax.ops.segment_sum(
         counted.astype(jnp.int32), bags, starts.size, indices_are_sorted=True
     )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from fnet.functional.dtypes import at_least_float32
-from fnet.functional.reduction import reduce
+from fnet.functional.reduction import leading_mask, reduce
 
 
 class Routing(NamedTuple):
@@ -93,7 +93,8 @@ def load_balancing_loss(logits: ArrayLike, experts: ArrayLike, mask: ArrayLike |
     """
     probs = jax.nn.softmax(at_least_float32(logits, "load_balancing_loss"))
     chosen = jax.nn.one_hot(jnp.asarray(experts), probs.shape[-1], dtype=probs.dtype).mean(1)
-    counted = jnp.ones(len(probs), bool) if mask is None else jnp.asarray(mask)
+    shape = probs.shape[:1]
+    counted = jnp.ones(shape, bool) if mask is None else leading_mask(mask, shape, "load_balancing_loss")
     total = jnp.maximum(counted.sum(), 1)
     f, p = (jnp.where(counted[:, None], a, 0).sum(0) / total for a in (chosen, probs))
     return probs.shape[-1] * jnp.vdot(f, p)
@@ -108,4 +109,4 @@ def router_z_loss(logits: ArrayLike, mask: ArrayLike | None = None) -> jax.Array
     Array(0., dtype=float32)
     """
     z = jax.nn.logsumexp(at_least_float32(logits, "router_z_loss"), axis=-1)
-    return reduce(z**2, "mean", None if mask is None else jnp.asarray(mask))
+    return reduce(z**2, "mean", None if mask is None else leading_mask(mask, z.shape, "router_z_loss"))

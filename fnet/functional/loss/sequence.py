@@ -90,14 +90,14 @@ def _log_likelihood(
     # From two states back one may come to a label, past the blank, unless the label repeats.
     skip = jnp.concatenate([jnp.zeros((batch, 2), bool), states[:, 2:] != states[:, :-2]], axis=1)
     index = jnp.arange(states.shape[1])[None]
-    # Before the first frame all stand in front of state 0, from where one step leads to states 0 and 1.
-    alpha = jnp.broadcast_to(jnp.where(index <= 0, 0.0, -jnp.inf).astype(scores.dtype), states.shape)
+    # Of no frames only the empty target is spelt, which ends in state 0.
+    alpha = jnp.broadcast_to(jnp.where(index == 0, 0.0, -jnp.inf).astype(scores.dtype), states.shape)
     if scores.shape[0]:
         reached = _last_forward(emit, jnp.where(skip, 0.0, -jnp.inf).astype(emit.dtype), frames)
         alpha = jnp.where((frames > 0)[:, None], reached, alpha)
     last = 2 * labels[:, None]
     # It ends in the last label or in the blank after it.
-    return _log_sum(jnp.where((index == last) | ((index == last - 1) & (labels[:, None] > 0)), alpha, -jnp.inf).T)
+    return _log_sum(jnp.where((index == last) | ((index == last - 1) & (labels[:, None] > 0)), alpha, -jnp.inf))
 
 
 @jax.custom_jvp
@@ -188,12 +188,12 @@ def _forward_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]
 
 
 def _log_sum(x: jax.Array) -> jax.Array:
-    """log sum exp over the first axis, whose gradient is 0 and not NaN where all are -inf."""
-    top = jax.lax.stop_gradient(x.max(0, keepdims=True))
+    """log sum exp over the last axis, whose gradient is 0 and not NaN where all are -inf."""
+    top = jax.lax.stop_gradient(x.max(-1, keepdims=True))
     top = jnp.where(top == -jnp.inf, 0, top)
-    total = jnp.exp(x - top).sum(0)
+    total = jnp.exp(x - top).sum(-1)
     some = total > 0
-    return jnp.where(some, jnp.log(jnp.where(some, total, 1)) + top[0], -jnp.inf)
+    return jnp.where(some, jnp.log(jnp.where(some, total, 1)) + top[..., 0], -jnp.inf)
 
 
 def _padded(targets: ArrayLike, target_lengths: ArrayLike) -> tuple[ArrayLike, jax.Array]:
