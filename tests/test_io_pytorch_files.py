@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import pickle
 import random
 import zipfile
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fnet
 from fnet import io
 from fnet.io.pytorch.weights import as_numpy
 
@@ -56,6 +58,26 @@ def test_a_module_and_its_files_are_one_source(torch, tmp_path):
         np.testing.assert_array_equal(params["weight"], expected["weight"])
     half = io.from_torch(nn.Linear(2), module.to(torch.bfloat16), x)[0]
     np.testing.assert_allclose(half["weight"], expected["weight"], rtol=1e-2)
+
+
+def test_an_index_is_of_files_beside_it(tmp_path):
+    from fnet import nn
+
+    index, x = tmp_path / "a.index.json", np.ones((1, 3), "float32")
+    fnet.save(tmp_path / "a-1.safetensors", {"weight": np.ones((2, 3), "float32")})
+    fnet.save(tmp_path / "a-2.safetensors", {"bias": np.ones(2, "float32")})
+    files = {"weight": "a-1.safetensors", "bias": "a-2.safetensors"}
+    index.write_text(json.dumps({"weight_map": files}))
+    params, _ = io.from_torch(nn.Linear(2), index, x)
+    assert (params["weight"] == 1).all() and (params["bias"] == 1).all()
+    for wrong, message in [
+        ({"weight_map": files | {"bias": "a-1.safetensors"}}, "'bias' is not in a-1.safetensors"),
+        ({"weight_map": files | {"bias": "../a-2.safetensors"}}, "names '../a-2.safetensors', expected a file beside"),
+        ({"metadata": {}}, "an index has a weight_map"),
+    ]:
+        index.write_text(json.dumps(wrong))
+        with pytest.raises(io.FileError, match=message):
+            io.from_torch(nn.Linear(2), index, x)
 
 
 def archive(path: Path, tree: Any, **members: bytes) -> Path:

@@ -47,6 +47,9 @@ def test_gpt2(torch, hf, tmp_path):
     arrays = models.gpt2_arrays(io.read_torch(tmp_path / "pytorch_model.bin"))
     params, _ = io.from_torch(model, arrays, IDS)
     close(model(params, IDS), module(torch.tensor(IDS)).logits)
+    low = models.gpt2_arrays(module.bfloat16().state_dict())  # numpy has no bfloat16, and torch gives it none
+    assert {array.dtype.name for array in low.values()} == {"bfloat16"}
+    np.testing.assert_array_equal(low["h.1.c_fc.weight"], arrays["h.1.c_fc.weight"].astype("bfloat16"))
 
 
 def test_a_head_that_is_not_the_embedding_is_an_error(torch, hf):
@@ -100,6 +103,18 @@ def test_a_scaling_that_is_not_known_is_an_error():
     for scaling in ({"rope_type": "yarn", "factor": 4.0}, {"type": "linear"}, {"factor": 2.0}):
         with pytest.raises(ValueError, match="rope_scaling=.*'linear': factor; 'llama3': factor, high_freq"):
             models.llama(50, 1, 4, 32, 48, rope_scaling=scaling)
+
+
+def test_a_sharded_llama(torch, hf, tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    module = randomised(torch, hf.LlamaForCausalLM(hf.LlamaConfig(vocab_size=50, **sizes)))
+    module.save_pretrained(tmp_path, max_shard_size="30KB")
+    model, index = models.llama(50, 2, 4, 32, 48), tmp_path / "model.safetensors.index.json"
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    params, _ = io.from_torch(model, index, IDS, rename=models.LLAMA_NAMES)
+    assert not fnet.diff(params, io.from_torch(model, module, IDS, rename=models.LLAMA_NAMES)[0])
+    with pytest.raises(io.FileError, match="the index of files, which io.from_torch"):
+        io.read_torch(index)
 
 
 def test_bert(torch, hf):

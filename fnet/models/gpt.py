@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from fnet import creation, init, nn
 from fnet import functional as F
-from fnet import init, nn
 from fnet.tree import optional
 
 
@@ -106,7 +106,7 @@ def gpt2_arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
         name = name.removeprefix("transformer.")
         if name.endswith((".attn.bias", ".attn.masked_bias")):
             continue
-        array = np.asarray(value)
+        array = np.asarray(creation.from_torch(value.cpu()) if hasattr(value, "detach") else value)  # in any dtype
         if name.endswith(("c_attn.weight", "c_fc.weight", "c_proj.weight")):
             array = array.T
         name = name.replace("attn.c_attn.", "attn.in_proj_").replace("attn.c_proj.", "attn.out_proj.")

@@ -46,6 +46,8 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
         if start != b"PK\x03\x04":
             old = "it is of PyTorch before 1.6; load it with torch and save it again"
             why = old if start[:1] == b"\x80" else "it is no zip archive"
+            if path.endswith(".index.json"):
+                why = "it is the index of files, which io.from_torch(model, path, x) reads; each of them is one"
             raise FileError(f"{path}: not a file of torch.save: {why}")
         try:
             with zipfile.ZipFile(file) as archive:

@@ -17,7 +17,7 @@ from fnet import nn, tree
 from fnet.io.leaves import to_jax
 from fnet.io.pytorch.files import numpy_dtype, read_torch
 from fnet.io.pytorch.layouts import Weight, layout_of
-from fnet.io.safetensors import FileError
+from fnet.io.safetensors import FileError, parse_json
 from fnet.io.saveload import load_named
 from fnet.nn.core.param import Param, flat_specs, keys_of, put
 from fnet.nn.core.surgery import walk_parts
@@ -47,7 +47,8 @@ def from_torch(
     Args:
         model: the model; ``inputs`` are those of ``model.init``, arrays or ShapeDtypeStructs.
         source: a ``.pth``/``.pt``/``.bin`` or ``.safetensors`` file, or a state_dict of tensors or arrays, or a
-            torch module. A pickled file is read without running it (`read_torch`).
+            torch module. A pickled file is read without running it (`read_torch`). Of weights in several files, the
+            index: ``model.safetensors.index.json``, with the files beside it.
         rename: from PyTorch's names to the model's: ``{pattern: replacement}`` of regular expressions, tried in
             order on each name, or a function of the name; None as the replacement drops what matches. Two names may
             become one where both hold the same numbers, as tied weights do.
@@ -280,7 +281,7 @@ def _arrays(source: Any) -> dict[str, np.ndarray]:
     """The arrays of a file, a module or a state_dict, by name."""
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
-        source = load_named(path) if path.endswith(".safetensors") else read_torch(path)
+        source = _shards(path) if path.endswith(".index.json") else _read(path)
     elif hasattr(source, "state_dict"):
         source = source.state_dict()
     if not isinstance(source, Mapping):
@@ -293,6 +294,27 @@ def _arrays(source: Any) -> dict[str, np.ndarray]:
             f"the one inside, such as io.read_torch(path)[{(inner or ['state_dict'])[0]!r}]"
         )
     return {name: as_numpy(value) for name, value in source.items()}
+
+
+def _read(path: str) -> Any:
+    return load_named(path) if path.endswith(".safetensors") else read_torch(path)
+
+
+def _shards(path: str) -> dict[str, Any]:
+    """The arrays of the files that an index maps them to, all of which lie beside it."""
+    with open(path, "rb") as file:
+        files = parse_json(file.read(), path).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise FileError(f"{path}: an index has a weight_map from the name of each array to its file")
+    found: dict[str, Any] = {}
+    for name in sorted(set(files.values())):
+        if name != os.path.basename(name):
+            raise FileError(f"{path}: the index names {name!r}, expected a file beside it")
+        found |= _read(os.path.join(os.path.dirname(path), name))
+    lost = sorted(files.keys() - found.keys())
+    if lost:
+        raise FileError(f"{path}: {lost[0]!r} is not in {files[lost[0]]}, where the index has it ({len(lost)} such)")
+    return found
 
 
 def as_numpy(value: Any) -> np.ndarray:
