@@ -218,7 +218,9 @@ def test_what_is_given_for_another_thing_is_named():
     for call, message in (
         (lambda: step(run.params, (X, Y)), "step takes the whole run, as train.start gives it, got dict"),
         (lambda: train.evaluate(loss, run, loader.dataset), r"got ArrayDataset; .* data.DataLoader\(dataset"),
-        (lambda: train.predict(model, run, loader), r"inputs and not a DataLoader; .* for x, \*_ in loader.epoch\(0\)"),
+        (lambda: train.predict(model, run, loader), r"arrays, got DataLoader; .* for x, \*_ in loader.epoch\(0\)"),
+        (lambda: train.predict(model, run, loader.dataset), r"arrays, got ArrayDataset; .* in loader.epoch"),
+        (lambda: train.supervised(F.cross_entropy, model), r"a model and then a loss.*got function and Sequential"),
         (lambda: optim.set_hyper(run, lr=0.1), "set_hyper takes the state of .*got TrainState.*run.opt_state"),
         (lambda: train.make_step(F.cross_entropy, optim.sgd()), "takes a loss.*cross_entropy cannot be called so"),
         (lambda: train.evaluate(lambda params, state, batch: 0.0, run, loader), "cannot be called so: .*keyword"),

@@ -84,9 +84,9 @@ def predict(model: Any, run: TrainState, inputs: Any, batch_size: int = 256) -> 
     (1000, 3)
     """
     check_run(run, "predict")
-    if hasattr(inputs, "epoch"):
+    if jax.tree_util.all_leaves([inputs]) and not hasattr(inputs, "shape"):
         raise TypeError(
-            f"predict takes inputs and not a {type(inputs).__name__}; for those of a loader "
+            f"predict takes arrays, got {type(inputs).__name__}; for those of a dataset or its loader "
             "[train.predict(model, run, x) for x, *_ in loader.epoch(0)]"
         )
     shapes = {np.shape(leaf) for leaf in jax.tree.leaves(inputs)}
@@ -105,7 +105,8 @@ def predict(model: Any, run: TrainState, inputs: Any, batch_size: int = 256) -> 
             if np.shape(leaf)[:1] != (len(jax.tree.leaves(part)[0]),):
                 raise ValueError(
                     f"predict puts batches together on the first axis, but of {size} examples the model made an output "
-                    f"{name!r} of shape {np.shape(leaf)}; call model.apply(run.params, run.state, inputs) instead"
+                    f"{name!r} of shape {np.shape(leaf)}; one example alone is x[None] here, and for an output without "
+                    "a batch call model.apply(run.params, run.state, inputs)"
                 )
     return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:count], *outputs)
 

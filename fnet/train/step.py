@@ -114,6 +114,11 @@ def supervised(
     >>> round(float(scores["accuracy"]), 3)
     0.667
     """
+    if not hasattr(model, "apply") or not callable(loss):
+        raise TypeError(
+            "supervised takes a model and then a loss, as supervised(model, F.cross_entropy), got "
+            f"{type(model).__name__} and {type(loss).__name__}"
+        )
     return Supervised(model, loss, freeze(dict(metrics or {}), "the metrics of supervised"))
 
 
