@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fnet
-from fnet import io, models
+from fnet import io, models, nn
 
 ORACLE = "comparisons with PyTorch and transformers need the oracle extra: pip install fnet[oracle]"
 IDS = np.random.default_rng(0).integers(0, 50, (2, 9))
@@ -211,3 +211,40 @@ def test_resnets(torch, tmp_path, name):
     expected = module(torch.tensor(np.moveaxis(IMAGES, -1, 1)))
     close(model.apply(params, state, IMAGES)[0], expected)
     assert all(torch.equal(module.state_dict()[key], value) for key, value in io.to_torch(model, params, state).items())
+
+
+def torchvision_convnext_block(torch: Any, width: int) -> Any:
+    """torchvision's CNBlock, with its names and numbers."""
+    n = torch.nn
+
+    class Permute(n.Module):
+        def __init__(self, *dims: int):
+            super().__init__()
+            self.dims = dims
+
+        def forward(self, x):
+            return x.permute(self.dims)
+
+    class Block(n.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            conv = n.Conv2d(width, width, 7, padding=3, groups=width)
+            norm, wide, narrow = n.LayerNorm(width, 1e-6), n.Linear(width, 4 * width), n.Linear(4 * width, width)
+            self.block = n.Sequential(conv, Permute(0, 2, 3, 1), norm, wide, n.GELU(), narrow, Permute(0, 3, 1, 2))
+            self.layer_scale = n.Parameter(torch.ones(width, 1, 1))
+
+        def forward(self, x):
+            return x + self.layer_scale * self.block(x)
+
+    return Block()
+
+
+def test_a_block_of_convnext_and_back(torch):
+    module = randomised(torch, torchvision_convnext_block(torch, 8))
+    model = models.convnext((1,), (8,), 3)["features.1.0"]
+    x = np.random.default_rng(2).normal(size=(2, 9, 7, 8)).astype("float32")
+    for layer, theirs in [(model, module), (nn.Stack(model, 2), torch.nn.Sequential(module, module))]:
+        params, state = io.from_torch(layer, theirs, x)
+        close(layer(params, x), theirs(torch.tensor(np.moveaxis(x, -1, 1))).permute(0, 2, 3, 1))
+        theirs.load_state_dict(io.to_torch(layer, params, state))
+    assert params["layer_scale"].shape == (2, 8)

@@ -25,10 +25,8 @@ def _block(width: int, drop: float) -> nn.Model:
         "3": nn.Linear(4 * width),
         "5": nn.Linear(width),
     }
-    return nn.Model(
-        convnext_block, block=parts, layer_scale=nn.Param((width,), init.constant(1e-6)),
-        stochastic_depth=nn.DropPath(drop),
-    )  # fmt: skip
+    scale = nn.Param((width,), init.constant(1e-6), torch_shape=(width, 1, 1))
+    return nn.Model(convnext_block, block=parts, layer_scale=scale, stochastic_depth=nn.DropPath(drop))
 
 
 def convnext(

@@ -53,6 +53,9 @@ def _axes(layer: Any, name: str) -> tuple[Callable[[np.ndarray], np.ndarray], Ca
     if isinstance(layer, nn.ConvTranspose) and name == "weight":
         groups = layer.groups
         return lambda w: _spread_kernel(w, groups), lambda w: _spread_kernel_back(w, groups)
+    shape = getattr(layer.parts.get(name), "torch_shape", None) if isinstance(layer, nn.Model) else None
+    if shape is not None:  # axes of one, which from_torch drops for any array
+        return _as_is, lambda w: w.reshape(shape)
     return _as_is, _as_is
 
 

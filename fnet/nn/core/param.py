@@ -24,6 +24,8 @@ class Param:
     """The declaration of one array of a layer; not an array.
 
     ``init`` is called as ``init(key, shape, dtype)``. With ``trainable=False`` the array belongs to the state.
+    ``torch_shape`` is for a part of an `nn.Model` to which PyTorch's counterpart gives other axes of one, such as
+    (channels, 1, 1) where the channels are first: `io.to_torch` gives the array that shape.
 
     >>> from fnet import init, nn
     >>> nn.Param((1, 1, 192), init.normal(0.02))
@@ -35,6 +37,7 @@ class Param:
     dtype: Any = np.dtype("float32")
     trainable: bool = True
     stacked: int = 0  # leading axes over layers, as nn.Stack adds them: each slice is drawn alone, with its own fans
+    torch_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         shape = (self.shape,) if isinstance(self.shape, int) else tuple(int(size) for size in self.shape)
