@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fnet.selectors import Selector, hint, match
-from fnet.tree import PyTree, map_named, named, path_name, unescape
+from fnet.tree import PyTree, fold_name, map_named, named, path_name, unescape
 
 __all__ = ["Adapter", "init", "merge", "unmerge"]
 
@@ -85,7 +83,7 @@ def init(
         _check(name, weight, shape, rank, name in stacks)
         dtype = jnp.promote_types(weight.dtype, jnp.float32)
         bound = math.prod(shape[:-1]) ** -0.5
-        a = jax.random.uniform(_named_key(key, name), (*layers, *shape[:-1], rank), dtype, -bound, bound)
+        a = jax.random.uniform(fold_name(key, name), (*layers, *shape[:-1], rank), dtype, -bound, bound)
         b = jnp.zeros((*layers, rank, shape[-1]), dtype)
         *above, last = map(unescape, name.split("."))
         node = adapters
@@ -164,9 +162,3 @@ def _check(name: str, weight: Any, shape: tuple[int, ...], rank: int, stacked: b
             f"lora.init: rank={rank} is more than {name!r} can have, a matrix of {rows} x {columns}; lower the rank or "
             f"leave that weight out"
         )
-
-
-def _named_key(key: jax.Array, name: str) -> jax.Array:
-    """A key of its own for a name, so that adapting one weight more changes nobody else's numbers."""
-    high, low = np.frombuffer(sha256(name.encode()).digest()[:8], dtype=">u4").astype(np.uint32)
-    return jax.random.fold_in(jax.random.fold_in(key, high), low)

@@ -13,15 +13,13 @@ Names stay the weights' own: ``fc.weight.magnitude``, ``fc.weight.direction``; `
 from __future__ import annotations
 
 import math
-from hashlib import sha256
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fnet.selectors import Selector, hint, match
-from fnet.tree import PyTree, map_named, named, unescape
+from fnet.tree import PyTree, fold_name, map_named, named, unescape
 
 __all__ = ["merge", "spectral_init", "spectral_norm", "weight_norm"]
 
@@ -113,7 +111,7 @@ def spectral_init(
         layers, outputs = w.shape[: name in stacks], w.shape[w.ndim - own + dim % own]
         inputs = math.prod(w.shape) // max(outputs * math.prod(layers), 1)
         dtype = jnp.promote_types(w.dtype, jnp.float32)
-        keys = jax.random.split(_named_key(key, name))
+        keys = jax.random.split(fold_name(key, name))
         node = vectors
         for part in map(unescape, name.split(".")):
             node = node.setdefault(part, {})
@@ -188,11 +186,6 @@ def _iterate(
 def _unit(x: jax.Array, eps: float) -> jax.Array:
     return x / jnp.maximum(_norm(x, (-1,)), eps)
 
-
-def _named_key(key: jax.Array, name: str) -> jax.Array:
-    """A key of its own for a name, so that one weight more changes nobody else's numbers."""
-    high, low = np.frombuffer(sha256(name.encode()).digest()[:8], dtype=">u4").astype(np.uint32)
-    return jax.random.fold_in(jax.random.fold_in(key, high), low)
 
 
 def _norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -11,7 +11,7 @@ from fnet.optim.core import State
 from fnet.optim.hyper import Rate
 from fnet.optim.leaves import PyTree, full
 from fnet.optim.moments import Moments
-from fnet.optim.rule import Now
+from fnet.optim.rule import Now, l2
 from fnet.optim.stacked import PerLayer
 
 
@@ -47,7 +47,7 @@ class novograd(PerLayer, Moments):
             square = jnp.sum(g * g)
             nu = jnp.where(h.first > 0, square, h.b2.mix(slots["nu"], square))
             u = g / (jnp.sqrt(nu) + h.eps)
-            u = u if h.weight_decay is None else u + h.weight_decay * p
+            u = l2(h, p, u)
             mu = h.b1.mix(slots["mu"], u) if self.grad_averaging else h.b1.keep * slots["mu"] + u
             return p - h.lr * mu, {"mu": mu, "nu": nu}
 

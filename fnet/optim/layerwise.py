@@ -12,7 +12,7 @@ from fnet.optim.core import State
 from fnet.optim.hyper import Rate
 from fnet.optim.leaves import PyTree
 from fnet.optim.moments import Moments
-from fnet.optim.rule import Now
+from fnet.optim.rule import Now, l2
 from fnet.optim.stacked import PerLayer
 
 
@@ -109,7 +109,7 @@ class lamb(PerLayer, Moments):
             mu = h.b1.mix(slots["mu"], g)
             nu = h.b2.mix(slots["nu"], g * g)
             u = h.first * mu / (jnp.sqrt(nu) * h.scale + h.eps)
-            u = u if h.weight_decay is None else u + h.weight_decay * p
+            u = l2(h, p, u)
             return p - h.lr * trust(norm(p), norm(u)) * u, {"mu": mu, "nu": nu}
 
         return self.by_layer(now, leaf, params, grads, memory, first=first, scale=scale)

@@ -13,7 +13,7 @@ from fnet.optim.core import State
 from fnet.optim.hyper import Rate, strong
 from fnet.optim.leaves import PyTree, full
 from fnet.optim.moments import Moments
-from fnet.optim.rule import Now, Rule
+from fnet.optim.rule import Now, Rule, l2
 from fnet.optim.vectors import copies, dot, l1_norm, plus, widened
 
 
@@ -100,7 +100,7 @@ class prodigy(_AdamWithoutRate):
 
         def leaf(h: Any, p: Any, g: Any, slots: State) -> tuple[Any, State]:
             u = slots["mu"] / (jnp.sqrt(slots["nu"]) + h.d * h.eps)
-            return p - h.rate * (u if h.weight_decay is None else u + h.weight_decay * p), slots
+            return p - h.rate * l2(h, p, u), slots
 
         start = memory["start"]
         slots = {name: memory[name] for name in ("mu", "nu", "grad_sum")}

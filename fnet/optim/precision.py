@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 
 from fnet.optim.core import Optimizer, State, ValueAndGrad, Wrapper
 from fnet.optim.leaves import PyTree, fill, wide
-from fnet.tree import HOLE, is_hole, map_named
+from fnet.tree import HOLE, fold_name, is_hole, map_named
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class stochastic_rounding(Wrapper):
 
         def one(name: str, n: Any, p: Any) -> Any:
             trained = not is_hole(p) and _narrow(p)
-            return _round_at_random(_fold(key, f"stochastic_rounding.{name}"), n) if trained else n
+            return _round_at_random(fold_name(key, f"stochastic_rounding.{name}"), n) if trained else n
 
         live = self.trainable(params)
         rounded = map_named(one, _map(lambda p, n: n, live, new), live)
@@ -135,13 +134,6 @@ def _round_at_random(key: jax.Array, x: jax.Array) -> jax.Array:
     noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
     upper = ((bits + noise) >> 16).astype(jnp.uint16)
     return jnp.where(jnp.isfinite(x), jax.lax.bitcast_convert_type(upper, jnp.bfloat16), x.astype(jnp.bfloat16))
-
-
-def _fold(key: jax.Array, name: str) -> jax.Array:
-    digest = sha256(name.encode()).digest()
-    for part in (digest[:4], digest[4:8]):
-        key = jax.random.fold_in(key, int.from_bytes(part, "big"))
-    return key
 
 
 @dataclass(frozen=True)

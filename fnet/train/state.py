@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fnet.nn.core.keys import fold_name
-from fnet.tree import count
+from fnet.tree import count, fold_name
 
 PyTree = Any
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from fnet import tree
 from fnet.metrics import Metric, Partial
-from fnet.nn.core.keys import fold_name
 from fnet.nn.core.values import freeze
 from fnet.nn.core.walk import is_layer
 from fnet.train.microbatches import mean_over_slices, widest
@@ -88,7 +87,7 @@ def make_step(
             return value, grads
 
         (value, state, metrics), grads = gradients(run.params)
-        opt_key = fold_name(key, "optimizer")
+        opt_key = tree.fold_name(key, "optimizer")
         params, opt_state = opt.update(
             grads, run.opt_state, run.params, loss=value, value_and_grad=value_and_grad, key=opt_key
         )

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import get_opaque_trace_state
 
-from fnet.nn.core.keys import TransformError, Withheld, check_key, fold_name
+from fnet.nn.core.keys import TransformError, Withheld, check_key
 from fnet.nn.core.param import NoState, Param, Path, Spec, Tree, flat_specs, get, replaced, stand_ins
 from fnet.nn.core.render import holds_layers
 from fnet.nn.core.values import FrozenList, text, thaw
 from fnet.nn.core.walk import is_array, is_layer, record, run
-from fnet.tree import escape
+from fnet.tree import escape, fold_name
 
 
 class Frame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
 from typing import Any
 
 import jax
@@ -30,17 +29,6 @@ class Withheld:
 def fold_index(key: Any, index: Any) -> Any:
     """A key of its own for a number; where there is no key to fold, the same nothing."""
     return key if key is None or isinstance(key, Withheld) else jax.random.fold_in(key, index)
-
-
-def fold_name(key: jax.Array, name: str) -> jax.Array:
-    """A key of its own for a name: 64 bits of the name's SHA-256, folded in.
-
-    Sixty-four bits make a collision among a million names less likely than one in ten million; folding in a
-    counter instead would give a layer other numbers whenever one is added before it.
-    """
-    digest = sha256(name.encode()).digest()
-    high, low = np.frombuffer(digest[:8], dtype=">u4").astype(np.uint32)
-    return jax.random.fold_in(jax.random.fold_in(key, high), low)
 
 
 def check_key(key: Any, where: str) -> None:

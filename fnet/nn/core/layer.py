@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 
-from fnet.nn.core.keys import check_key, fold_name
+from fnet.nn.core.keys import check_key
 from fnet.nn.core.param import Initializer, NoState, Param, Spec, Tree, draw, flat_specs, keys_of, put
 from fnet.nn.core.render import tree_html, tree_text
 from fnet.nn.core.surgery import part_at, rebuild, walk_parts
 from fnet.nn.core.values import dataclass_text, freeze, refuse_unpicklable
 from fnet.nn.core.walk import is_array, specs_of
 from fnet.selectors import Selector, first_match, match
+from fnet.tree import fold_name
 
 # What a torch.nn.Module has and a layer has not, with what stands for it.
 PYTORCH = {
