@@ -66,6 +66,15 @@ def test_a_run_knows_its_step_and_comes_back_with_and_without_a_template(tmp_pat
     assert listed[0]["step"] == 12 and listed[0]["saved"].endswith("+00:00") and listed[0]["version"] == 1
 
 
+def test_metadata_of_the_run_is_kept_with_every_checkpoint(tmp_path, run):
+    ckpt = io.Checkpoints(tmp_path, metadata={"seed": 7, "note": "all"})
+    ckpt(run._replace(step=jnp.int32(1)), {"loss": 0.5})  # as train.fit calls it
+    ckpt.save(run._replace(step=jnp.int32(2)), metadata={"note": "this"})
+    ckpt.wait()
+    first, second = (io.metadata(ckpt.path(step)) for step in (1, 2))
+    assert (first["seed"], first["note"]) == (7, "all") and (second["seed"], second["note"]) == (7, "this")
+
+
 def test_a_donated_run_is_saved_as_it_was(tmp_path):
     step = jax.jit(lambda w: w * 0 - 1, donate_argnums=0)
     ckpt = io.Checkpoints(tmp_path)

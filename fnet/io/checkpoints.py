@@ -54,6 +54,7 @@ class Checkpoints:
         background: write in a thread. The arrays are on the host when `save` returns, so the run may be donated. One
             save at a time: the next one waits, and raises what went wrong in the one before.
         timeout: seconds that a save waits for the one before, at most.
+        metadata: anything in JSON, kept with every checkpoint: the settings of the run, say, for `io.metadata` to read.
         migrations: functions that bring old checkpoints up to date when your tree changes. The first turns the leaves
             by dotted name of version 1 into those of version 2, and so on; a checkpoint knows its version.
 
@@ -84,6 +85,7 @@ class Checkpoints:
         sigterm: bool = False,
         background: bool = True,
         timeout: float = 600.0,
+        metadata: Mapping[str, Any] | None = None,
         migrations: Sequence[Callable[[dict[str, Any]], Mapping[str, Any]]] = (),
     ) -> None:
         for name, value in {"keep": keep, "every": every}.items():
@@ -96,7 +98,7 @@ class Checkpoints:
         self.folder = os.fspath(folder)
         self.keep, self.best, self.keep_best = keep, best, keep_best
         self.every, self.minutes, self.background, self.timeout = every, minutes, background, timeout
-        self.migrations = tuple(migrations)
+        self.metadata, self.migrations = dict(metadata or {}), tuple(migrations)
         self.sign = 1 if best is None else better("Checkpoints", best, mode)
         self._writer = Background()
         self._last_save = time.monotonic()
@@ -123,7 +125,7 @@ class Checkpoints:
             run: what to save; ``run.step`` is its step.
             metrics: scalars by name, kept with it.
             step: for a tree that has no ``step``.
-            metadata: anything in JSON, kept with it.
+            metadata: anything in JSON, kept with it, beside that of all checkpoints.
             overwrite: replace another checkpoint of this step.
 
         Raises:
@@ -145,7 +147,8 @@ class Checkpoints:
         if self.best is not None and scores and self.best not in scores:
             there = ", ".join(near(self.best, scores, 3) or scores)
             raise ValueError(f"the metrics lack {self.best!r}, by which the best are kept; they have {there}")
-        self._write(run, Record(number, scores, _now(), len(self.migrations) + 1, metadata or {}), overwrite)
+        both = self.metadata | (metadata or {})
+        self._write(run, Record(number, scores, _now(), len(self.migrations) + 1, both), overwrite)
 
     def _write(self, run: Any, record: Record, overwrite: bool) -> None:
         ready = prepare(run, record.to_json())
