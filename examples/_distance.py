@@ -19,7 +19,7 @@ from fnet import data, metrics, nn, optim, train
 
 
 class Distance:
-    """Distances to MNIST's training images; the classifier is trained at the first use and kept in a file.
+    """Distances to MNIST's training images; the classifier is trained at the first use and kept in a file in a folder.
 
     ``distance(images)`` takes numbers from 0 to 255 of shape (n, 28, 28, 1); ``distance.floor(n)`` is that of n test
     images from all over the test set, whose first half is of tidier hands than the training images;
@@ -27,7 +27,7 @@ class Distance:
     images that the classifier takes for the digits they should be, ``distance.accuracy`` that of all test images.
     """
 
-    def __init__(self, path: Path, epochs: int = 2, reference: int = 10000) -> None:
+    def __init__(self, folder: Path, epochs: int = 2, reference: int = 10000) -> None:
         (images, labels), self.test_set = data.mnist()[0].arrays, data.mnist()[1]
         body = nn.Sequential(
             data.transforms.ToFloat(), nn.Conv(16, 3, stride=2, padding=1), F.relu,
@@ -37,6 +37,7 @@ class Distance:
         opt = optim.adamw(1e-3)
         loss = train.supervised(model, F.cross_entropy, metrics={"accuracy": metrics.accuracy})
         self._run = train.start(model, opt, jax.random.key(0), images[:1])
+        path = folder / f"digit_features-{epochs}-epochs.safetensors"  # a try with less training is no measure
         if path.is_file():
             self._run = fnet.load(path, like=self._run)
         else:
@@ -44,7 +45,7 @@ class Distance:
             loader = data.DataLoader(data.ArrayDataset(images, labels), 128, shuffle=True, last="drop")
             steps = epochs * len(loader) if epochs else 20
             self._run, _ = train.fit(train.make_step(loss, opt), self._run, loader, steps=steps)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             fnet.save(path, self._run)
         test = data.DataLoader(self.test_set if epochs else data.Subset(self.test_set, range(512)), batch_size=512)
         self.accuracy = train.evaluate(loss, self._run, test)["accuracy"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from _made_for import checksum, made_for
 
 import fnet
 import fnet.functional as F
@@ -23,6 +24,7 @@ from fnet import data, io, models, nn, optim, plot, train
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--text", type=Path, help="a text file to learn from in place of Shakespeare")
+    p.add_argument("--encoding", default="utf-8", help="of --text, such as latin-1")
     p.add_argument("--steps", type=int, default=2000)
     p.add_argument("--batch", type=int, default=12)
     p.add_argument("--block", type=int, default=64, help="characters that the model sees")
@@ -31,25 +33,33 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--width", type=int, default=128)
     p.add_argument("--dropout", type=float, default=0.0)
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--prompt", default="ROMEO:\n", help="what the samples begin with")
-    p.add_argument("--out", type=Path, default=Path("runs/char_gpt"), help="checkpoints, samples and picture go here")
+    p.add_argument("--prompt", help="what the samples begin with; default: ROMEO, or how your own text begins")
+    p.add_argument("--out", type=Path, help="checkpoints, samples and picture go here; default: runs/char_gpt")
     p.add_argument("--short", action="store_true", help="a small model and few steps, to see that it runs")
     return p
 
 
-def read(path: Path | None) -> tuple[str, str]:
+def read(path: Path | None, encoding: str) -> tuple[str, str]:
     """The text for training, and the tenth at its end that is held out."""
     if path is None:
         return data.tiny_shakespeare()
-    text = path.read_text(encoding="utf-8")
+    text = data.read_text(path, encoding).replace("\r\n", "\n")
     return text[: int(0.9 * len(text))], text[int(0.9 * len(text)) :]
+
+
+def first_characters(args: argparse.Namespace, text: str, known: str) -> str:
+    """What the samples begin with; stops where the model would not know it."""
+    prompt = args.prompt if args.prompt is not None else text[:16] if args.text else "ROMEO:\n"
+    foreign = "".join(sorted(set(prompt) - set(known)))
+    if foreign or not prompt:
+        raise SystemExit(f"--prompt {prompt!r} must be one or more of the text's characters; it lacks {foreign!r}")
+    return prompt
 
 
 def make_loader(tokens: np.ndarray, args: argparse.Namespace) -> data.DataLoader:
     """Windows that begin anywhere in the text, in random order."""
-    return data.DataLoader(
-        data.TokenWindows(tokens, args.block, stride=1), args.batch, shuffle=True, seed=args.seed, last="drop"
-    )
+    windows = data.TokenWindows(tokens, args.block, stride=1)
+    return data.DataLoader(windows, min(args.batch, len(windows)), shuffle=True, seed=args.seed, last="drop")
 
 
 def make_model(vocab_size: int, args: argparse.Namespace, cache: int | None = None) -> nn.Model:
@@ -74,18 +84,27 @@ def start(model: nn.Model, opt: Any, loader: data.DataLoader, args: argparse.Nam
 
 def main() -> None:
     args = parser().parse_args()
+    args.out = args.out or Path("runs/char_gpt-short" if args.short else "runs/char_gpt")
     fnet.keep_memory()  # on CPU a step then finds the memory that the one before it freed
     if args.short:
-        args.steps, args.layers, args.width, args.block = 20, 1, 32, 32
+        args.steps, args.layers, args.width, args.block = 20, 1, 32, min(args.block, 32)
     try:
-        text, held_out = read(args.text)
-    except FileNotFoundError as error:
+        text, held_out = read(args.text, args.encoding)
+    except (OSError, ValueError, LookupError) as error:
         raise SystemExit(error) from None
+    if len(held_out) <= args.block:
+        raise SystemExit(
+            f"the text is too short: its held-out tenth has {len(held_out)} characters, of which one window takes "
+            f"{args.block + 1}; give a longer text, or a lower --block than {args.block}"
+        )
     tokenizer = data.CharTokenizer.of(text, held_out)
+    prompt = first_characters(args, text, tokenizer.chars)
+    source = f"{args.text.name if args.text else 'Shakespeare'}, checksum {checksum(text, held_out)}"
+    made = made_for(args.out, args, "steps", "prompt", "text", "encoding", source=source)
     loader = make_loader(tokenizer.encode(text), args)
     windows = data.TokenWindows(tokenizer.encode(held_out), args.block)  # one after another: each character counts once
     if args.short:
-        windows = data.Subset(windows, range(64))
+        windows = data.Subset(windows, range(min(64, len(windows))))
     test_loader = data.DataLoader(windows, batch_size=256)
 
     model, opt = make_model(tokenizer.vocab_size, args), make_optimizer(args)
@@ -95,7 +114,7 @@ def main() -> None:
     step = train.make_step(loss, opt)
 
     begin = time.perf_counter()
-    with io.Checkpoints(args.out, keep=2, every=500, sigterm=True) as ckpt:
+    with io.Checkpoints(args.out, keep=2, every=500, sigterm=True, metadata=made) as ckpt:
         if ckpt.steps():
             run = ckpt.restore(like=run)
             print(f"going on from step {int(run.step)}")
@@ -112,7 +131,7 @@ def main() -> None:
     # Samples: the same parameters in a model that keeps the keys and values of what it has written. It sees one block
     # at most, so the text grows by half a block at a time, each half from the one before.
     writer, half = make_model(tokenizer.vocab_size, args, cache=args.block), args.block // 2
-    written = np.stack([tokenizer.encode(args.prompt)] * 3)
+    written = np.stack([tokenizer.encode(prompt)] * 3)
     for key in jax.random.split(jax.random.key(args.seed), 2 if args.short else 12):
         more = models.generate(writer, run.params, written[:, -half:], half, key=key, temperature=0.8)
         written = np.concatenate([written, more], axis=1)

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from _made_for import made_for, of_files
 from jax.sharding import NamedSharding, PartitionSpec
 
 import fnet
@@ -63,9 +64,10 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.2, help="the highest learning rate of the cycle")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--devices", type=int, default=DEVICES, help="a CPU is divided into so many")
-    parser.add_argument("--out", type=Path, default=Path("runs/cifar10"), help="folder of checkpoints and pictures")
+    parser.add_argument("--out", type=Path, help="folder of checkpoints and pictures; default: runs/cifar10")
     parser.add_argument("--short", action="store_true", help="few images, one epoch of a LeNet: does it run?")
     args = parser.parse_args()
+    args.out = args.out or Path("runs/cifar10-short" if args.short else "runs/cifar10")
     fnet.keep_memory()  # on CPU a step then finds the memory that the one before it freed
     epochs = 1 if args.short else args.epochs
 
@@ -75,6 +77,11 @@ def main() -> None:
         train_set, test_set = (data.ImageFolder(folder / part) for part in ("train", "test"))
     except FileNotFoundError as error:
         raise SystemExit(f"{error}; the images are expected as {folder}/train/<class>/*.jpg and test/ alike") from None
+    if train_set.classes != test_set.classes:
+        differ = ", ".join(sorted({*train_set.classes} ^ {*test_set.classes}))
+        raise SystemExit(f"{folder}: train/ and test/ must have the same classes; only one of them has {differ}")
+    photographs = of_files(folder, [*train_set.paths, *test_set.paths])
+    made = made_for(args.out, args, "epochs", "devices", "data", photographs=photographs)
     jax.config.update("jax_num_cpu_devices", args.devices)  # before JAX makes its first array
     classes = train_set.classes
     if args.short:
@@ -105,7 +112,8 @@ def main() -> None:
     # Training, from the last checkpoint if there is one.
     total, begin = epochs * len(loader), time.perf_counter()
     log = train.JSONLines(args.out / "history.jsonl")
-    with io.Checkpoints(args.out / "checkpoints", keep=2, sigterm=True) as ckpt, train.History(log) as history:
+    ckpt = io.Checkpoints(args.out / "checkpoints", keep=2, sigterm=True, metadata=made)
+    with ckpt, train.History(log) as history:
         if ckpt.steps():
             run = ckpt.restore(like=run)
             print(f"goes on from step {int(run.step)} of {total}", flush=True)

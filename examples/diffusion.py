@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _distance import Distance
+from _made_for import made_for
 
 import fnet
 import fnet.functional as F
@@ -95,13 +96,15 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64], help="channels of the U-Net's levels")
     parser.add_argument("--samples", type=int, default=2000, help="to measure the distance with")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/diffusion"), help="checkpoints and picture go here")
+    parser.add_argument("--out", type=Path, help="checkpoints and picture go here; default: runs/diffusion")
     parser.add_argument("--short", action="store_true", help="a small model and few steps, to see that it runs")
     args = parser.parse_args()
+    args.out = args.out or Path("runs/diffusion-short" if args.short else "runs/diffusion")
     fnet.keep_memory()  # on CPU a step then finds the memory that the one before it freed
     if args.short:
         args.steps, args.batch, args.widths, args.samples = 3, 8, [8], 100
 
+    made = made_for(args.out, args, "steps", "samples")
     try:
         images, labels = data.mnist()[0].arrays
     except FileNotFoundError as error:
@@ -116,7 +119,7 @@ def main() -> None:
     print(f"{fnet.count(run.params):,} parameters, {args.steps} steps of {args.batch} images")
 
     begin = time.perf_counter()
-    with io.Checkpoints(args.out, keep=2, every=500, sigterm=True) as ckpt:
+    with io.Checkpoints(args.out, keep=2, every=500, sigterm=True, metadata=made) as ckpt:
         if ckpt.steps():
             run = ckpt.restore(like=run)
             print(f"going on from step {int(run.step)}")
@@ -134,7 +137,7 @@ def main() -> None:
     samples = np.concatenate([sample(model, averaged, *part, steps) for part in zip(keys, parts, strict=True)])
     picture = args.out / "samples.png"
     plot.images(samples[:60] / 255, rows=6, columns=10).savefig(picture, dpi=120)
-    distance = Distance(args.out.parent / "digit_features.safetensors", epochs=0 if args.short else 2)
+    distance = Distance(args.out.parent, epochs=0 if args.short else 2)
     print(f"picture: {picture}; {distance.report(samples, digits)}")
 
 

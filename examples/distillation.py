@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from _made_for import made_for
 from matplotlib.figure import Figure
 
 import fnet
@@ -40,10 +41,10 @@ def distilled(student: Any, teacher: Any, teacher_params: Any, temperature: floa
     return loss
 
 
-def fit(step: Any, run: Any, loader: Any, epochs: int, folder: Path, evaluate: Any) -> Any:
+def fit(step: Any, run: Any, loader: Any, epochs: int, folder: Path, made: dict[str, Any], evaluate: Any) -> Any:
     """Train to the end, from the last checkpoint in the folder if there is one; the run and its history."""
     log = train.JSONLines(folder / "history.jsonl")
-    with io.Checkpoints(folder, keep=1, sigterm=True) as ckpt, train.History(log) as history:
+    with io.Checkpoints(folder, keep=1, sigterm=True, metadata=made) as ckpt, train.History(log) as history:
         if ckpt.steps():
             run = ckpt.restore(like=run)
             print(f"{folder} goes on from step {int(run.step)} of {epochs * len(loader)}", flush=True)
@@ -60,10 +61,12 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=4.0)
     parser.add_argument("--alpha", type=float, default=0.9, help="weight of the teacher's answers, 0 to 1")
     parser.add_argument("--seeds", type=int, default=3, help="how many students are taught in both ways")
-    parser.add_argument("--out", type=Path, default=Path("runs/distillation"), help="folder of checkpoints and picture")
+    parser.add_argument("--out", type=Path, help="folder of checkpoints and picture; default: runs/distillation")
     parser.add_argument("--short", action="store_true", help="one epoch of 1,000 images, to see that it runs")
     args = parser.parse_args()
+    args.out = args.out or Path("runs/distillation-short" if args.short else "runs/distillation")
 
+    made = made_for(args.out, args, "epochs", "seeds")
     try:
         train_set, test_set = data.mnist()
     except FileNotFoundError as error:
@@ -87,7 +90,7 @@ def main() -> None:
     loss = train.supervised(teacher, F.cross_entropy, accuracy)
     run = train.start(teacher, opt, jax.random.key(0), images)
     step = train.make_step(loss, opt)
-    taught, history = fit(step, run, loader, teacher_epochs, args.out / "teacher", score(loss))
+    taught, history = fit(step, run, loader, teacher_epochs, args.out / "teacher", made, score(loss))
     teacher_wrong = 1 - history["eval_accuracy"][-1]
     print(f"teacher, {fnet.count(taught.params):,} parameters: {teacher_wrong:.2%} wrong")
 
@@ -103,7 +106,7 @@ def main() -> None:
         start = train.start(student, opt, jax.random.key(seed + 1), images)
         for name, step in steps.items():
             folder = args.out / f"{name.replace(' ', '-')}-{seed}"
-            run, history = fit(step, start, loader, args.epochs, folder, score(alone))
+            run, history = fit(step, start, loader, args.epochs, folder, made, score(alone))
             wrong[name].append(100 * (1 - history["eval_accuracy"]))
 
     print(f"student, {fnet.count(run.params):,} parameters and {args.images:,} images, wrong of the held-out images:")

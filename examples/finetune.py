@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _made_for import made_for
 from matplotlib.figure import Figure
 
 import fnet
@@ -38,10 +39,10 @@ def draw(dataset: data.ArrayDataset, per_class: int, seed: int) -> data.ArrayDat
     return data.ArrayDataset(images[rows], labels[rows])
 
 
-def fit(step: Any, run: Any, loader: Any, epochs: int, folder: Path, evaluate: Any = None) -> Any:
+def fit(step: Any, run: Any, loader: Any, epochs: int, folder: Path, made: dict[str, Any], evaluate: Any = None) -> Any:
     """Train to the end, from the last checkpoint in the folder if there is one; the run and its history."""
     log = train.JSONLines(folder / "history.jsonl")
-    with io.Checkpoints(folder, keep=1, sigterm=True) as ckpt, train.History(log) as history:
+    with io.Checkpoints(folder, keep=1, sigterm=True, metadata=made) as ckpt, train.History(log) as history:
         if ckpt.steps():
             run = ckpt.restore(like=run)
             print(f"{folder} goes on from step {int(run.step)} of {epochs * len(loader)}", flush=True)
@@ -72,10 +73,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=150, help="of fine-tuning")
     parser.add_argument("--rank", type=int, default=4, help="of the LoRA matrices")
     parser.add_argument("--seeds", type=int, default=3, help="how often to draw the images and try each way")
-    parser.add_argument("--out", type=Path, default=Path("runs/finetune"), help="folder of checkpoints and picture")
+    parser.add_argument("--out", type=Path, help="folder of checkpoints and picture; default: runs/finetune")
     parser.add_argument("--short", action="store_true", help="few images and epochs, to see that it runs")
     args = parser.parse_args()
+    args.out = args.out or Path("runs/finetune-short" if args.short else "runs/finetune")
 
+    made = made_for(args.out, args, "epochs", "seeds")
     try:
         mnist, _ = data.mnist()
     except FileNotFoundError as error:
@@ -93,7 +96,7 @@ def main() -> None:
     adam = optim.adamw(1e-3)
     step = train.make_step(loss, adam)
     run = train.start(model, adam, jax.random.key(0), images)
-    pretrained, _ = fit(step, run, mnist_loader, 1 if args.short else 2, args.out / "pretrained")
+    pretrained, _ = fit(step, run, mnist_loader, 1 if args.short else 2, args.out / "pretrained", made)
     as_it_is = train.evaluate(loss, pretrained, held_out)["accuracy"]
     # For other classes it would need a new head: fnet.overlay(new, old) takes the old values wherever names match,
     # where fnet.split(params, "net.fc3.*")[1] are those without the head.
@@ -130,7 +133,7 @@ def main() -> None:
             run = train.TrainState(begin, state, opt.init(begin), jax.random.key(seed), jnp.int32(0))
             folder = args.out / f"{name.replace(',', '').replace(' ', '-')}-{seed}"
             run, history = fit(
-                way, run, loader, args.epochs, folder, lambda run: train.evaluate(loss, merged(run), held_out)
+                way, run, loader, args.epochs, folder, made, lambda run: train.evaluate(loss, merged(run), held_out)
             )
             fnet.save(folder / "params.safetensors", merged(run).params)
             results[name].append((fnet.count(opt.trainable(begin)), history))

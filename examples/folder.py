@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from _made_for import made_for, of_files
 
 import fnet
 import fnet.functional as F
@@ -61,11 +62,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--predict", type=Path, nargs="+", metavar="FILE", help="do not train: name these pictures")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/folder"), help="folder of checkpoints and pictures")
+    parser.add_argument("--out", type=Path, help="folder of checkpoints and pictures; default: runs/folder")
     parser.add_argument("--short", action="store_true", help="one epoch, to see that it runs")
     args = parser.parse_args()
+    args.out = args.out or Path("runs/folder-short" if args.short else "runs/folder")
     epochs = 1 if args.short else args.epochs
-    size = args.size or (64 if args.folder else 16)
+    size = args.size = args.size or (64 if args.folder else 16)
 
     # Data. What is cut out of a picture, and its colours, are random in training and fixed otherwise.
     enlarge, cut = transforms.Resize(size + size // 8), transforms.CenterCrop(size)
@@ -80,6 +82,11 @@ def main() -> None:
         pictures, same_pictures = data.ImageFolder(folder, changing), data.ImageFolder(folder, fixed)
     except FileNotFoundError as error:
         raise SystemExit(error) from None
+    free = ["epochs", "predict", "folder", *(["seed", "short", "files"] if args.predict else [])]
+    files = of_files(folder, pictures.paths)
+    made = made_for(args.out, args, *free, classes=pictures.classes, files=files)
+    if len(pictures) < 10:
+        raise SystemExit(f"{folder} has {len(pictures)} pictures; at least 10 are needed, of which a fifth is held out")
     order = np.random.default_rng(0).permutation(len(pictures))
     held_out = data.Subset(same_pictures, order[: len(order) // 5])
     if args.short:
@@ -93,12 +100,15 @@ def main() -> None:
     opt = optim.adamw(optim.one_cycle(3e-3, steps=epochs * len(loader)), weight_decay=0.05)
     run = train.start(model, opt, jax.random.key(args.seed), loader.batch(0)[0])
     log = train.JSONLines(args.out / "history.jsonl")
-    best = io.Checkpoints(args.out / "checkpoints", keep=1, best="eval_accuracy", sigterm=True)
+    best = io.Checkpoints(args.out / "checkpoints", keep=1, best="eval_accuracy", sigterm=True, metadata=made)
 
     if args.predict:
         if not best.steps():
             raise SystemExit(f"there is no trained network in {args.out} yet: run this without --predict first")
-        images = np.stack([fixed(data.read_image(path)) for path in args.predict])
+        try:
+            images = np.stack([fixed(data.read_image(path)) for path in args.predict])
+        except (OSError, ValueError) as error:
+            raise SystemExit(error) from None
         chances = F.softmax(train.predict(model, best.restore(like=run, step="best"), images))
         for path, chance in zip(args.predict, np.asarray(chances), strict=True):
             three = np.argsort(-chance)[:3]

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _distance import Distance
+from _made_for import made_for
 from jax.lax import stop_gradient
 
 import fnet
@@ -92,10 +93,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32, help="channels of the networks' outer convolutions")
     parser.add_argument("--samples", type=int, default=2000, help="to measure the distance with")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/gan"), help="checkpoints and pictures go here")
+    parser.add_argument("--out", type=Path, help="checkpoints and pictures go here; default: runs/gan")
     parser.add_argument("--short", action="store_true", help="small networks and few images, to see that it runs")
     args = parser.parse_args()
+    args.out = args.out or Path("runs/gan-short" if args.short else "runs/gan")
 
+    made = made_for(args.out, args, "epochs", "samples")
     try:
         images, labels = data.mnist()[0].arrays
     except FileNotFoundError as error:
@@ -115,7 +118,7 @@ def main() -> None:
     print(f"{fnet.count(generator_params):,} parameters draw, {fnet.count(critic_params):,} judge; {steps} steps")
 
     begin = time.perf_counter()
-    with io.Checkpoints(args.out, keep=2, sigterm=True) as ckpt:
+    with io.Checkpoints(args.out, keep=2, sigterm=True, metadata=made) as ckpt:
         if ckpt.steps():
             run = ckpt.restore(like=run)
             print(f"going on from step {int(run.step)}")
@@ -133,7 +136,7 @@ def main() -> None:
     samples = (np.asarray(drawn) + 1) * 127.5
     picture = args.out / "samples.png"
     plot.images(samples[:60] / 255, rows=6, columns=10).savefig(picture, dpi=120)
-    distance = Distance(args.out.parent / "digit_features.safetensors", epochs=0 if args.short else 2)
+    distance = Distance(args.out.parent, epochs=0 if args.short else 2)
     print(f"picture: {picture}; {distance.report(samples, digits)}")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _made_for import checksum, made_for
 
 import fnet
 import fnet.functional as F
@@ -77,6 +78,7 @@ def write(model: nn.Model, params: Any, prompt: np.ndarray, count: int, key: jax
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--text", type=Path, help="a text file to learn from in place of Shakespeare")
+    p.add_argument("--encoding", default="utf-8", help="of --text, such as latin-1")
     p.add_argument("--epochs", type=int, default=6)
     p.add_argument("--batch", type=int, default=32)
     p.add_argument("--length", type=int, default=64, help="characters through which gradients go back")
@@ -85,10 +87,19 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dropout", type=float, default=0.1)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--devices", type=int, default=DEVICES, help="a CPU is divided into so many")
-    p.add_argument("--prompt", default="ROMEO:\n", help="what the samples begin with")
-    p.add_argument("--out", type=Path, default=Path("runs/lstm_lm"), help="checkpoints, sample and picture go here")
+    p.add_argument("--prompt", help="what the samples begin with; default: ROMEO, or how your own text begins")
+    p.add_argument("--out", type=Path, help="checkpoints, sample and picture go here; default: runs/lstm_lm")
     p.add_argument("--short", action="store_true", help="a small model and little text, to see that it runs")
     return p
+
+
+def first_characters(args: argparse.Namespace, text: str, known: str) -> str:
+    """What the samples begin with; stops where the model would not know it."""
+    prompt = args.prompt if args.prompt is not None else text[:16] if args.text else "ROMEO:\n"
+    foreign = "".join(sorted(set(prompt) - set(known)))
+    if foreign or not prompt:
+        raise SystemExit(f"--prompt {prompt!r} must be one or more of the text's characters; it lacks {foreign!r}")
+    return prompt
 
 
 def make_optimizer(steps: int) -> Any:
@@ -106,16 +117,27 @@ def start(model: nn.Model, opt: Any, loader: data.DataLoader, seed: int) -> trai
 
 def main() -> None:
     args = parser().parse_args()
+    args.out = args.out or Path("runs/lstm_lm-short" if args.short else "runs/lstm_lm")
     fnet.keep_memory()  # on CPU a step then finds the memory that the one before it freed
     try:
-        text = args.text.read_text(encoding="utf-8") if args.text else "".join(data.tiny_shakespeare())
-    except FileNotFoundError as error:
+        text = data.read_text(args.text, args.encoding) if args.text else "".join(data.tiny_shakespeare())
+    except (OSError, ValueError, LookupError) as error:
         raise SystemExit(error) from None
-    jax.config.update("jax_num_cpu_devices", args.devices)  # before JAX makes its first array
+    text = text.replace("\r\n", "\n")
     text, held_out = text[: int(0.9 * len(text))], text[int(0.9 * len(text)) :]
     if args.short:
         text, held_out, args.epochs, args.width = text[:40000], held_out[:4200], 1, 16
+    if len(held_out) <= args.length or len(text) <= args.batch * args.length:
+        raise SystemExit(
+            f"the text is too short: one step takes {args.batch * args.length + 1} characters of the {len(text)} to "
+            f"learn from, and evaluation {args.length + 1} of the {len(held_out)} held out; give a longer text, or a "
+            f"lower --batch than {args.batch} or --length than {args.length}"
+        )
     tokenizer = data.CharTokenizer.of(text, held_out)
+    prompt = first_characters(args, text, tokenizer.chars)
+    source = f"{args.text.name if args.text else 'Shakespeare'}, checksum {checksum(text, held_out)}"
+    made = made_for(args.out, args, "epochs", "prompt", "text", "encoding", "devices", source=source)
+    jax.config.update("jax_num_cpu_devices", args.devices)  # before JAX makes its first array
     loader = in_rows(tokenizer.encode(text), args.batch, args.length)
     test_loader = in_rows(tokenizer.encode(held_out), 1, args.length)
     steps = args.epochs * len(loader)
@@ -130,7 +152,7 @@ def main() -> None:
         step, run = parallel.data_parallel(step, run, parallel.mesh(data=-1))
 
     begin = time.perf_counter()
-    with io.Checkpoints(args.out, keep=2, sigterm=True) as ckpt:
+    with io.Checkpoints(args.out, keep=2, sigterm=True, metadata=made) as ckpt:
         if ckpt.steps():
             run = ckpt.restore(like=run)
             print(f"going on from step {int(run.step)}")
@@ -145,8 +167,8 @@ def main() -> None:
     plot.history(history).savefig(args.out / "curves.png", dpi=120)
     print(f"{bits(loss, run, alone, test_loader):.3f} bits a character of the held-out text")
 
-    prompt = tokenizer.encode(args.prompt)[None]
-    sample = args.prompt + tokenizer.decode(write(model, run.params, prompt, 500, jax.random.key(args.seed))[0])
+    ids = tokenizer.encode(prompt)[None]
+    sample = prompt + tokenizer.decode(write(model, run.params, ids, 500, jax.random.key(args.seed))[0])
     (args.out / "sample.txt").write_text(sample, encoding="utf-8")
     print(f"\n{sample}\n\nsample and picture: {args.out}")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from _made_for import made_for
 
 import fnet
 import fnet.functional as F
@@ -48,7 +49,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of checkpoints and pictures; default: runs/<dataset>-<model>")
     parser.add_argument("--short", action="store_true", help="one epoch of 500 images, to see that it runs")
     args = parser.parse_args()
-    out = args.out or Path("runs") / f"{args.dataset}-{args.model}"
+    out = args.out or Path("runs") / f"{args.dataset}-{args.model}{'-short' if args.short else ''}"
+    made = made_for(out, args, "epochs", "download")
     epochs = 1 if args.short else args.epochs or {"mlp": 10, "cnn": 5}[args.model]
 
     # Data: samples are (image of bytes, label).
@@ -73,7 +75,8 @@ def main() -> None:
     # Training, from the last checkpoint if there is one.
     total, begin = epochs * len(loader), time.perf_counter()
     log = train.JSONLines(out / "history.jsonl")
-    with io.Checkpoints(out / "checkpoints", keep=2, sigterm=True) as ckpt, train.History(log) as history:
+    ckpt = io.Checkpoints(out / "checkpoints", keep=2, sigterm=True, metadata=made)
+    with ckpt, train.History(log) as history:
         if ckpt.steps():
             run = ckpt.restore(like=run)
             print(f"goes on from step {int(run.step)} of {total}", flush=True)

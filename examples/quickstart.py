@@ -34,9 +34,10 @@ def main() -> None:
     parser.add_argument("--dataset", choices=["digits", "mnist"], default="digits")
     parser.add_argument("--epochs", type=int, help="default: 60 for digits, 10 for mnist")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="where the model and the picture go")
+    parser.add_argument("--out", type=Path, help="where the model and the picture go; default: runs/quickstart")
     parser.add_argument("--short", action="store_true", help="two epochs, to see that it runs")
     args = parser.parse_args()
+    args.out = args.out or Path("runs/quickstart-short" if args.short else "runs/quickstart")
     small = args.dataset == "digits"
     epochs = 2 if args.short else args.epochs or (60 if small else 10)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from _made_for import made_for
 
 import fnet
 import fnet.functional as F
@@ -44,10 +45,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
-    parser.add_argument("--out", type=Path, default=Path("runs/resume"), help="the folder of the checkpoints")
+    parser.add_argument("--out", type=Path, help="the folder of the checkpoints; default: runs/resume")
     parser.add_argument("--short", action="store_true", help="two epochs, to see that it runs")
     args = parser.parse_args()
+    args.out = args.out or Path("runs/resume-short" if args.short else "runs/resume")
     epochs = 2 if args.short else args.epochs
+    made = made_for(args.out, args, "epochs", "every")
 
     train_set, test_set = data.digits()
     shifted = Augmented(train_set, transforms.RandomCrop(8, padding=1))
@@ -63,7 +66,7 @@ def main() -> None:
     run = train.start(model, opt, jax.random.key(0), loader.batch(0)[0])
 
     # All that resuming takes: a folder, a template, and the run that fit begins with.
-    with io.Checkpoints(args.out, keep=2, every=args.every, sigterm=True) as ckpt:
+    with io.Checkpoints(args.out, keep=2, every=args.every, sigterm=True, metadata=made) as ckpt:
         if ckpt.steps():
             run = ckpt.restore(like=run)
         print(f"from step {int(run.step)} of {epochs * len(loader)}", flush=True)

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _made_for import checksum, made_for
 from matplotlib.figure import Figure
 
 import fnet
@@ -31,27 +32,51 @@ def friedman(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
     return x, y + rng.normal(size=n), [f"x{k}" for k in range(10)]
 
 
-def read_table(path: Path, target: str | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def read_table(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Features, targets and names of a CSV with a line of headings; texts become one column of 0 and 1 for each."""
+    path = args.data
     try:
-        table = data.read_csv(path)
+        table = data.read_csv(path, delimiter=args.delimiter.replace("\\t", "\t"), encoding=args.encoding)
     except FileNotFoundError:
         raise SystemExit(f"there is no table {path}; leave --data out to use Friedman's benchmark") from None
-    target = target or list(table)[-1]
-    if target not in table or table[target].dtype == object:
-        raise SystemExit(f"{path}: the target {target!r} must be a column of numbers; columns: {', '.join(table)}")
-    y = table.pop(target).astype(float)
+    except (ValueError, TypeError, LookupError) as error:
+        raise SystemExit(f"{error}\n(here: --delimiter and --encoding)") from None
+    args.target = args.target or list(table)[-1]
+    for name in [args.target, *args.drop]:
+        if name not in table:
+            raise SystemExit(f"{path} has no column {name!r}; columns: {', '.join(table)}")
+    table = {name: column for name, column in table.items() if name not in args.drop or name == args.target}
+    missing = {name: column == "" if column.dtype == object else ~np.isfinite(column.astype(float))
+               for name, column in table.items()}  # fmt: skip
+    if table[args.target].dtype == object or missing[args.target].all():
+        raise SystemExit(f"{path}: the target {args.target!r} must be a column of numbers; columns: {', '.join(table)}")
+    useless = {name: "has no value in any row" for name in table if missing[name].all()}
+    for name, column in table.items():
+        different = len(set(column)) if column.dtype == object else 0
+        if different > len(column) / 2:
+            useless[name] = f"is text, with {different} different ones in {len(column)} rows, such as {column[0]!r}"
+    if useless:
+        raise SystemExit("\n".join([
+            f"{path} has columns from which nothing can be learnt:",
+            *(f"  {name!r} {why}" for name, why in useless.items()),
+            f"leave them out: --drop {' '.join(map(repr, useless))}",
+        ]))  # fmt: skip
+
+    lacking = np.any(list(missing.values()), axis=0)
+    if lacking.any():
+        where = ", ".join(f"{name} {rows.sum()}" for name, rows in missing.items() if rows.any())
+        print(f"{lacking.sum()} rows with missing values are left out (missing in {where})")
+    if len(lacking) - lacking.sum() < 10 or len(table) < 2:
+        raise SystemExit(f"{path}: at least 10 rows without missing values and one feature are needed")
+    table = {name: column[~lacking] for name, column in table.items()}
+    y = table.pop(args.target).astype(float)
     columns = {}
     for name, column in table.items():
         if column.dtype == object:
             columns |= {f"{name}={value}": (column == value).astype(float) for value in sorted(set(column))}
         else:
             columns[name] = column.astype(float)
-    x = np.stack(list(columns.values()), axis=1)
-    known = np.isfinite(x).all(1) & np.isfinite(y)
-    if not known.all():
-        print(f"{(~known).sum()} rows with missing values are left out")
-    return x[known], y[known], list(columns)
+    return np.stack(list(columns.values()), axis=1), y, list(columns)
 
 
 def loss(model: Any) -> Any:
@@ -82,16 +107,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a CSV file with headings; default: Friedman's benchmark")
     parser.add_argument("--target", help="the column to predict; default: the last one")
+    parser.add_argument("--drop", nargs="+", default=[], metavar="COLUMN", help="columns to leave out: names, dates, …")
+    parser.add_argument("--delimiter", default=",", help="between the columns of --data: ';', or '\\t' for a tab")
+    parser.add_argument("--encoding", default="utf-8", help="of --data, such as latin-1")
     parser.add_argument("--members", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=25, help="many more make it too sure of itself")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/tabular"), help="folder of checkpoints and picture")
+    parser.add_argument("--out", type=Path, help="folder of checkpoints and picture; default: runs/tabular")
     parser.add_argument("--short", action="store_true", help="three epochs, to see that it runs")
     args = parser.parse_args()
+    args.out = args.out or Path("runs/tabular-short" if args.short else "runs/tabular")
     epochs = 3 if args.short else args.epochs
 
     # Data: features and target scaled by what the training rows have.
-    x, y, names = friedman(2000) if args.data is None else read_table(args.data, args.target)
+    x, y, names = friedman(2000) if args.data is None else read_table(args)
+    source = f"{args.data.name}, checksum {checksum(x, y)}" if args.data else "Friedman's benchmark"
+    made = made_for(args.out, args, "epochs", "data", "drop", "delimiter", "encoding", source=source, features=names)
     order = np.random.default_rng(0).permutation(len(y))
     train_rows, test_rows = order[: 4 * len(y) // 5], order[4 * len(y) // 5 :]
     x_mean, x_std = x[train_rows].mean(0), x[train_rows].std(0) + 1e-9
@@ -110,7 +141,8 @@ def main() -> None:
 
     total, begin = epochs * len(loader), time.perf_counter()
     log = train.JSONLines(args.out / "history.jsonl")
-    with io.Checkpoints(args.out / "checkpoints", keep=2, sigterm=True) as ckpt, train.History(log) as history:
+    ckpt = io.Checkpoints(args.out / "checkpoints", keep=2, sigterm=True, metadata=made)
+    with ckpt, train.History(log) as history:
         if ckpt.steps():
             run = ckpt.restore(like=run)
             print(f"goes on from step {int(run.step)} of {total}", flush=True)

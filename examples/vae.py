@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _made_for import made_for
 from jax.scipy.special import ndtri
 
 import fnet
@@ -47,10 +48,13 @@ def main() -> None:
     parser.add_argument("--latent", type=int, default=20, help="latents")
     parser.add_argument("--width", type=int, default=16, help="channels of the first convolution")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/vae"), help="checkpoints and pictures go here")
+    parser.add_argument("--out", type=Path, help="checkpoints and pictures go here; default: runs/vae")
     parser.add_argument("--short", action="store_true", help="a small model and few images, to see that it runs")
     args = parser.parse_args()
+    args.out = args.out or Path("runs/vae-short" if args.short else "runs/vae")
 
+    folder = args.out / f"latent{args.latent}"
+    made = made_for(folder, args, "epochs")
     try:
         train_images, test_images = (dataset.arrays[0] for dataset in data.mnist())
     except FileNotFoundError as error:
@@ -68,7 +72,7 @@ def main() -> None:
     loss = make_loss(model)
 
     begin = time.perf_counter()
-    with io.Checkpoints(args.out / f"latent{args.latent}", keep=2, sigterm=True) as ckpt:
+    with io.Checkpoints(folder, keep=2, sigterm=True, metadata=made) as ckpt:
         if ckpt.steps():
             run = ckpt.restore(like=run)
             print(f"going on from step {int(run.step)}")

@@ -59,14 +59,20 @@ def packages() -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_example(example: Path, tmp_path: Path, quick: dict[str, str], request: pytest.FixtureRequest) -> None:
-    if example.stem in NEED_DATA:
+    options = ["--short"]
+    if example.stem == "char_gpt":  # with a text of one's own, a small one
+        (tmp_path / "own.txt").write_text("Es war einmal ein König, der hatte 7 Töchter.\n" * 117, encoding="utf-8")
+        options += ["--text", "own.txt"]
+    elif example.stem in NEED_DATA:
         request.getfixturevalue("data_dir")
     if example.stem in KILLED:
-        kill(example, "--short", cwd=tmp_path, env=quick)
-    done = run(example, "--short", cwd=tmp_path, env=quick)
+        kill(example, *options, cwd=tmp_path, env=quick)
+    done = run(example, *options, cwd=tmp_path, env=quick)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Warning" not in done.stderr, done.stderr
     assert list(tmp_path.rglob("*.png")) or example.stem == "resume", "no picture was saved"
+    folders = [path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()]
+    assert len(folders) == 1 and folders[0].endswith("-short"), "a try must not be in the way of a real run"
     assert example.stem not in KILLED or re.search(r"go(es|ing) on from step [1-9]", done.stdout), done.stdout
 
 
@@ -103,6 +109,9 @@ def test_a_killed_example_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, q
     assert re.search(r"goes on from step [1-9]\d* of 1500", again.stdout), again.stdout + again.stderr
     numbers = [re.search(r"RMSE .* interval", done.stdout) for done in (again, whole)]
     assert numbers[0] and numbers[1] and numbers[0][0] == numbers[1][0], again.stdout + whole.stdout
+    other = run(example, *options, "--seed", "1", "--out", "whole", cwd=tmp_path, env=quick)
+    assert other.returncode == 1 and "  seed: 0 there, 1 asked for\ngive another --out, or delete" in other.stderr
+    assert other.stderr.count(" there, ") == 1, "the folder was made for the same in all else"
 
 
 def test_notebooks_are_made_from_their_sources_and_run() -> None:
