@@ -18,7 +18,7 @@ from .prefetch import Prefetch
 from .pytorch import LOADER, refuses
 from .reading import Reader, check_dataset, collated
 from .rng import Rng, Rngs
-from .structure import outline
+from .structure import fix, outline
 
 
 @refuses(LOADER)
@@ -136,8 +136,7 @@ class DataLoader:
             "_reader": reader,
             "_finished": [0],
         }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)  # how a frozen dataclass sets its own fields
+        fix(self, **values)
 
     def __len__(self) -> int:
         """Steps in an epoch."""

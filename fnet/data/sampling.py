@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .orders import Shuffle, check_length, check_positions, check_seed, hash64
+from .structure import fix
 
 _UNIT = 2.0**-53
 
@@ -145,9 +146,7 @@ class Weighted:
             raise ValueError(
                 f"Weighted: cannot draw n={n} without replacement, since {possible} weights are more than 0"
             )
-        values = {"weights": weights, "n": n, "_cumulative": np.cumsum(weights), "_table": _Table(self._without)}
-        for name, value in values.items():
-            object.__setattr__(self, name, value)  # how a frozen dataclass sets its own fields
+        fix(self, weights=weights, n=n, _cumulative=np.cumsum(weights), _table=_Table(self._without))
 
     @property
     def dataset_length(self) -> int:
@@ -215,8 +214,7 @@ class Mixture:
         ends = [round(n * share) for share in (np.cumsum(weights) / weights.sum()).tolist()]
         ends[-1] = n
         counts = tuple(int(end - start) for start, end in zip([0, *ends], ends, strict=False))
-        for name, value in {"lengths": lengths, "n": n, "counts": counts}.items():
-            object.__setattr__(self, name, value)  # how a frozen dataclass sets its own fields
+        fix(self, lengths=lengths, n=n, counts=counts)
 
     @property
     def dataset_length(self) -> int:
@@ -274,8 +272,7 @@ class ClassBalanced:
             "_members": np.argsort(labels, kind="stable").astype(np.int64),
             "_mixture": Mixture(sizes.tolist(), np.ones(len(sizes)).tolist(), n, self.seed),
         }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)  # how a frozen dataclass sets its own fields
+        fix(self, **values)
 
     @property
     def dataset_length(self) -> int:
@@ -323,9 +320,7 @@ class LengthBuckets:
             raise ValueError(f"LengthBuckets: boundaries must be increasing numbers, got {self.boundaries}")
         if self.batch_size < 1:
             raise ValueError(f"LengthBuckets: batch_size must be at least 1, got {self.batch_size}")
-        values = {"lengths": lengths, "n": lengths.size, "_table": _Table(self._epoch)}
-        for name, value in values.items():
-            object.__setattr__(self, name, value)  # how a frozen dataclass sets its own fields
+        fix(self, lengths=lengths, n=lengths.size, _table=_Table(self._epoch))
 
     @property
     def dataset_length(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from .memmaps import by_reference, opened
 from .reading import check_dataset, check_index, check_indices
-from .structure import as_leaf, collate, entries, is_container, like, signature
+from .structure import as_leaf, collate, entries, fix, is_container, like, signature
 
 
 class TokenWindows:
@@ -194,7 +194,7 @@ class PadTo:
         lengths = tuple(self.lengths)
         if not lengths or lengths[0] < 1 or list(lengths) != sorted(set(lengths)):
             raise ValueError(f"PadTo: lengths must be increasing numbers of at least 1, got {self.lengths}")
-        object.__setattr__(self, "lengths", lengths)
+        fix(self, lengths=lengths)
 
     def __call__(self, samples: list[Any]) -> Any:
         true = [_length_of(sample, number) for number, sample in enumerate(samples)]

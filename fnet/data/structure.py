@@ -213,3 +213,9 @@ def _outline(value: Any) -> str:
 
 def _at(name: str) -> str:
     return f" at {name!r}" if name else ""
+
+
+def fix(frozen: Any, /, **values: Any) -> None:
+    """Set fields of a frozen dataclass while it is being made."""
+    for name, value in values.items():
+        object.__setattr__(frozen, name, value)

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .structure import fix
+
 T = TypeVar("T", bound="_Saved")
 
 
@@ -162,10 +164,8 @@ class BPETokenizer(_Saved):
         special = tuple(self.special_tokens)
         if len(set(special)) != len(special) or "" in special:
             raise ValueError(f"BPETokenizer: special tokens are different texts that are not empty, got {special}")
-        values = {"merges": merges, "special_tokens": special, "_pieces": pieces, "_cache": {},
-                  "_ranks": {pair: 256 + k for k, pair in enumerate(merges)}}  # fmt: skip
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        ranks = {pair: 256 + k for k, pair in enumerate(merges)}
+        fix(self, merges=merges, special_tokens=special, _pieces=pieces, _cache={}, _ranks=ranks)
 
     @classmethod
     def train(cls, texts: str | Iterable[str], vocab_size: int, special_tokens: Sequence[str] = ()) -> BPETokenizer:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..structure import signature
+from ..structure import fix, signature
 from . import adjust
-from .base import Transform, choose, fix, hashable
+from .base import Transform, choose, hashable
 from .geometry import affine, affine_matrix
 from .mixing import beta_quantile
 from .pillow import check_interpolation, warp

@@ -171,12 +171,6 @@ def check_probability(p: float, who: str) -> None:
         raise ValueError(f"{who}: p={p!r} is not a probability; it is the fraction of images to change, from 0 to 1")
 
 
-def fix(frozen: Transform, /, **values: Any) -> None:
-    """Set fields of a frozen dataclass while it is being made: lists become tuples, so that it can be hashed."""
-    for name, value in values.items():
-        object.__setattr__(frozen, name, value)
-
-
 def fill_of(fill: Any, channels: int, dtype: np.dtype, who: Any) -> np.ndarray:
     """One fill value for each channel."""
     values = np.atleast_1d(np.asarray(fill))

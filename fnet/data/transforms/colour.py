@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..structure import fix
 from .adjust import (
     adjust_brightness,
     adjust_contrast,
@@ -22,7 +23,7 @@ from .adjust import (
     solarize,
     to_grey,
 )
-from .base import Transform, check_probability, fix, range_of
+from .base import Transform, check_probability, range_of
 
 
 @dataclass(frozen=True)

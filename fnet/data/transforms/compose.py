@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..rng import Rngs
-from .base import Transform, check_probability, fix, streams
+from ..structure import fix
+from .base import Transform, check_probability, streams
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ..structure import signature
-from .base import Transform, check_probability, choose, fill_of, fix, hashable, pair_of
+from ..structure import fix, signature
+from .base import Transform, check_probability, choose, fill_of, hashable, pair_of
 
 _MODES = ("constant", "edge", "reflect", "symmetric")
 
 
 @dataclass(frozen=True)
-class RandomHorizontalFlip(Transform):
-    """Mirror left and right with probability p.
-
-    >>> RandomHorizontalFlip(1.0)(np.array([[[1], [2]]], np.uint8), np.random.default_rng(0))[..., 0]
-    array([[2, 1]], dtype=uint8)
-    """
-
+class _Flip(Transform):
     p: float = 0.5
 
     def __post_init__(self) -> None:
@@ -29,11 +23,20 @@ class RandomHorizontalFlip(Transform):
     def draw(self, shape: tuple[int, ...], rng: Any) -> Any:
         return self.uniforms(rng, 1)[0] < self.p
 
-    def apply(self, image: np.ndarray, drawn: bool) -> np.ndarray:
-        return image[:, ::-1] if drawn else image
-
     def apply_mask(self, mask: np.ndarray, drawn: bool) -> np.ndarray:
         return self.apply(mask, drawn)
+
+
+@dataclass(frozen=True)
+class RandomHorizontalFlip(_Flip):
+    """Mirror left and right with probability p.
+
+    >>> RandomHorizontalFlip(1.0)(np.array([[[1], [2]]], np.uint8), np.random.default_rng(0))[..., 0]
+    array([[2, 1]], dtype=uint8)
+    """
+
+    def apply(self, image: np.ndarray, drawn: bool) -> np.ndarray:
+        return image[:, ::-1] if drawn else image
 
     def apply_batch(self, images: np.ndarray, flip: np.ndarray) -> np.ndarray:
         out = images.copy()
@@ -42,7 +45,7 @@ class RandomHorizontalFlip(Transform):
 
 
 @dataclass(frozen=True)
-class RandomVerticalFlip(Transform):
+class RandomVerticalFlip(_Flip):
     """Mirror top and bottom with probability p.
 
     >>> RandomVerticalFlip(1.0)(np.array([[[1]], [[2]]], np.uint8), np.random.default_rng(0))[..., 0]
@@ -50,19 +53,8 @@ class RandomVerticalFlip(Transform):
            [1]], dtype=uint8)
     """
 
-    p: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_probability(self.p, type(self).__name__)
-
-    def draw(self, shape: tuple[int, ...], rng: Any) -> Any:
-        return self.uniforms(rng, 1)[0] < self.p
-
     def apply(self, image: np.ndarray, drawn: bool) -> np.ndarray:
         return image[::-1] if drawn else image
-
-    def apply_mask(self, mask: np.ndarray, drawn: bool) -> np.ndarray:
-        return self.apply(mask, drawn)
 
     def apply_batch(self, images: np.ndarray, flip: np.ndarray) -> np.ndarray:
         out = images.copy()

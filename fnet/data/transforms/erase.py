@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .base import Transform, check_probability, choose, fill_of, fix, hashable, pair_of, range_of
+from ..structure import fix
+from .base import Transform, check_probability, choose, fill_of, hashable, pair_of, range_of
 from .values import normals
 
 

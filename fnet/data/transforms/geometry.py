@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ..structure import fix
 from .adjust import blur
-from .base import Transform, check_probability, choose, fill_of, fix, hashable, pair_of, range_of
+from .base import Transform, check_probability, choose, fill_of, hashable, pair_of, range_of
 from .pillow import check_interpolation, pil, warp, warp_mask
 
 _WARPS = ("nearest", "bilinear", "bicubic")  # what Pillow offers for anything but resizing

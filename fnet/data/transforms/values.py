@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .base import Transform, as_image, fix, refuse_sample
+from ..structure import fix
+from .base import Transform, as_image, refuse_sample
 
 
 @dataclass(frozen=True)
