@@ -34,7 +34,7 @@ def made_for(folder: Path, args: argparse.Namespace, *free: str, **data: Any) ->
             lines = [
                 f"{folder} holds the checkpoints of another run:",
                 *both,
-                f"give another --out, or delete {folder}",
+                f"ask for the same, give another --out, or delete {folder}",
             ]
             raise SystemExit("\n".join(lines))
     return {"made_for": asked}

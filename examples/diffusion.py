@@ -130,8 +130,8 @@ def main() -> None:
             ckpt.save(run)
 
     averaged = opt.eval_params(run.opt_state, run.params)
-    digits = np.concatenate([np.arange(60) % 10, labels[: args.samples - 60]])  # 60 for the picture
-    parts = np.split(digits, args.samples // min(100, args.samples))
+    digits = np.concatenate([np.arange(60) % 10, labels[: max(0, args.samples - 60)]])  # 60 for the picture
+    parts = np.array_split(digits, max(1, args.samples // 100))
     keys = jax.random.split(jax.random.key(args.seed + 1), len(parts))
     steps = 3 if args.short else 50
     samples = np.concatenate([sample(model, averaged, *part, steps) for part in zip(keys, parts, strict=True)])

@@ -74,6 +74,8 @@ def main() -> None:
     if args.short:
         train_set, test_set = data.Subset(train_set, range(1000)), data.Subset(test_set, range(500))
         args.images, args.epochs, args.seeds = 500, 1, 1
+    args.images = min(args.images, len(train_set))
+    batch_size = min(128, args.images)
     loader = data.DataLoader(train_set, batch_size=128, shuffle=True, last="drop")
     held_out = data.DataLoader(test_set, batch_size=500, last="pad")
     images, _ = loader.batch(0)
@@ -95,14 +97,14 @@ def main() -> None:
     print(f"teacher, {fnet.count(taught.params):,} parameters: {teacher_wrong:.2%} wrong")
 
     # Both students begin with the same weights and see the same batches.
-    opt = optim.adamw(optim.cosine(2e-3, args.epochs * (args.images // 128)))
+    opt = optim.adamw(optim.cosine(2e-3, args.epochs * (args.images // batch_size)))
     alone = train.supervised(student, F.cross_entropy, accuracy)
     by_teacher = distilled(student, teacher, taught.params, args.temperature, args.alpha)
     steps = {"labels alone": train.make_step(alone, opt), "with teacher": train.make_step(by_teacher, opt)}
     wrong: dict[str, list[Any]] = {name: [] for name in steps}
     for seed in range(args.seeds):
         few = data.Subset(train_set, np.random.default_rng(seed).permutation(len(train_set))[: args.images])
-        loader = data.DataLoader(few, batch_size=128, shuffle=True, seed=seed, last="drop")
+        loader = data.DataLoader(few, batch_size, shuffle=True, seed=seed, last="drop")
         start = train.start(student, opt, jax.random.key(seed + 1), images)
         for name, step in steps.items():
             folder = args.out / f"{name.replace(' ', '-')}-{seed}"

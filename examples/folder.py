@@ -85,6 +85,8 @@ def main() -> None:
     free = ["epochs", "predict", "folder", *(["seed", "short", "files"] if args.predict else [])]
     files = of_files(folder, pictures.paths)
     made = made_for(args.out, args, *free, classes=pictures.classes, files=files)
+    if len(pictures.classes) < 2:
+        raise SystemExit(f"{folder} has one class only, {pictures.classes[0]}; it needs a folder for each class")
     if len(pictures) < 10:
         raise SystemExit(f"{folder} has {len(pictures)} pictures; at least 10 are needed, of which a fifth is held out")
     order = np.random.default_rng(0).permutation(len(pictures))

@@ -130,7 +130,7 @@ def main() -> None:
             print(f"\n{int(run.step)} steps, {time.perf_counter() - begin:.1f} s of training")
 
     plot.history(history, ["critic", "generator"]).savefig(args.out / "losses.png", dpi=120)
-    digits = np.concatenate([np.arange(60) % 10, labels[: args.samples - 60]])  # 60 for the picture
+    digits = np.concatenate([np.arange(60) % 10, labels[: max(0, args.samples - 60)]])  # 60 for the picture
     averaged = opt.eval_params(run.opt_state, run.params)["generator"]
     drawn = generator(averaged, make_latents(jax.random.key(args.seed + 1), digits))
     samples = (np.asarray(drawn) + 1) * 127.5

@@ -35,17 +35,18 @@ def friedman(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
 def read_table(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Features, targets and names of a CSV with a line of headings; texts become one column of 0 and 1 for each."""
     path = args.data
+    as_text = dict.fromkeys(args.drop, "str")  # whatever is in a column that is left out
+    delimiter = args.delimiter.replace("\\t", "\t")
     try:
-        table = data.read_csv(path, delimiter=args.delimiter.replace("\\t", "\t"), encoding=args.encoding)
+        table = data.read_csv(path, delimiter=delimiter, types=as_text, encoding=args.encoding)
     except FileNotFoundError:
         raise SystemExit(f"there is no table {path}; leave --data out to use Friedman's benchmark") from None
     except (ValueError, TypeError, LookupError) as error:
-        raise SystemExit(f"{error}\n(here: --delimiter and --encoding)") from None
-    args.target = args.target or list(table)[-1]
-    for name in [args.target, *args.drop]:
-        if name not in table:
-            raise SystemExit(f"{path} has no column {name!r}; columns: {', '.join(table)}")
-    table = {name: column for name, column in table.items() if name not in args.drop or name == args.target}
+        raise SystemExit(f"{error}\n(here: --delimiter, --encoding, --drop)") from None
+    table = {name: column for name, column in table.items() if name not in args.drop}
+    args.target = args.target or next(reversed(table), None)
+    if args.target not in table:
+        raise SystemExit(f"{path}: no column {args.target!r} to predict; columns: {', '.join(table)}")
     missing = {name: column == "" if column.dtype == object else ~np.isfinite(column.astype(float))
                for name, column in table.items()}  # fmt: skip
     if table[args.target].dtype == object or missing[args.target].all():

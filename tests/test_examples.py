@@ -110,7 +110,9 @@ def test_a_killed_example_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, q
     numbers = [re.search(r"RMSE .* interval", done.stdout) for done in (again, whole)]
     assert numbers[0] and numbers[1] and numbers[0][0] == numbers[1][0], again.stdout + whole.stdout
     other = run(example, *options, "--seed", "1", "--out", "whole", cwd=tmp_path, env=quick)
-    assert other.returncode == 1 and "  seed: 0 there, 1 asked for\ngive another --out, or delete" in other.stderr
+    assert (
+        other.returncode == 1 and "  seed: 0 there, 1 asked for\nask for the same, give another --out" in other.stderr
+    )
     assert other.stderr.count(" there, ") == 1, "the folder was made for the same in all else"
 
 

@@ -138,9 +138,10 @@ def test_photographs_in_two_folders_need_the_same_classes(tmp_path: Path, stoppe
     assert "must have the same classes; only one of them has cow" in stopped("cifar10", "--data", "split")
 
 
-def test_few_pictures(tmp_path: Path, stopped: Stopped) -> None:
+def test_few_pictures_and_a_single_class(tmp_path: Path, stopped: Stopped) -> None:
     message = stopped("folder", pictures(tmp_path / "photos", count=2))
     assert message == f"{tmp_path / 'photos'} has 4 pictures; at least 10 are needed, of which a fifth is held out"
+    assert "one class only, cat" in stopped("folder", pictures(tmp_path / "cats", ("cat",)))
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
@@ -209,7 +210,14 @@ def test_columns_from_which_nothing_can_be_learnt_are_named(tmp_path: Path, stop
     assert "'empty' has no value in any row" in message and "'city'" not in message
     assert "'day' is text, with 20 different ones in 20 rows, such as 'May 0'" in message
     assert message.endswith("leave them out: --drop 'empty' 'day'")
-    assert "no column 'dya'; columns: day, empty, city, y" in stopped("tabular", "--data", path, "--drop", "dya")
+    assert "no column 'dya'; its columns are day, empty, city, y" in stopped("tabular", "--data", path, "--drop", "dya")
+    assert "no column 'z' to predict; columns: day," in stopped("tabular", "--data", path, "--target", "z")
+    assert "no column 'y' to predict" in stopped("tabular", "--data", path, "--target", "y", "--drop", "y")
+    mixed = table(
+        tmp_path / "mixed.csv", 9, x=lambda row: row, code=lambda row: row if row < 5 else "A", y=lambda row: row
+    )
+    assert "column 'code': line 7: 'A' is text" in (message := stopped("tabular", "--data", mixed))
+    assert "--drop" in message and "at least 10 rows" in stopped("tabular", "--data", mixed, "--drop", "code")
     assert "the target 'city' must be" in stopped("tabular", "--data", path, "--target", "city")
     assert "the target 'empty' must be" in stopped("tabular", "--data", path, "--target", "empty")
 
