@@ -56,6 +56,22 @@ def find_images(folder: Path | None, out: Path) -> Path:
     return target / "cifar10"
 
 
+def check_sizes(paths: list[Path]) -> None:
+    """Stop where photographs are not all of one size; files are opened, not decoded."""
+    from PIL import Image
+
+    first: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                first.setdefault(image.size, path)
+        except OSError as error:
+            raise SystemExit(f"{path} is no photograph: {error}") from None
+    if len(first) > 1:
+        some = ", ".join(f"{path} {width} × {height}" for (width, height), path in [*first.items()][:2])
+        raise SystemExit(f"photographs must be of one size, and are of {len(first)}: {some}; folder.py cuts them")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a folder with train/ and test/; default: the archive in FNET_DATA")
@@ -80,7 +96,10 @@ def main() -> None:
     if train_set.classes != test_set.classes:
         differ = ", ".join(sorted({*train_set.classes} ^ {*test_set.classes}))
         raise SystemExit(f"{folder}: train/ and test/ must have the same classes; only one of them has {differ}")
-    photographs = of_files(folder, [*train_set.paths, *test_set.paths])
+    paths = [*train_set.paths, *test_set.paths]
+    if args.data:
+        check_sizes(paths)
+    photographs = of_files(folder, paths)
     made = made_for(args.out, args, "epochs", "devices", "data", photographs=photographs)
     jax.config.update("jax_num_cpu_devices", args.devices)  # before JAX makes its first array
     classes = train_set.classes

@@ -138,6 +138,18 @@ def test_photographs_in_two_folders_need_the_same_classes(tmp_path: Path, stoppe
     assert "must have the same classes; only one of them has cow" in stopped("cifar10", "--data", "split")
 
 
+def test_photographs_are_of_one_size(tmp_path: Path, stopped: Stopped) -> None:
+    from PIL import Image
+
+    pictures(tmp_path / "split" / "train"), pictures(tmp_path / "split" / "test")
+    odd = Path("split/test/cat/0.png")
+    Image.new("RGB", (20, 10)).save(tmp_path / odd)
+    message = stopped("cifar10", "--data", "split")
+    assert f"must be of one size, and are of 2: split/train/cat/0.png 16 × 16, {odd} 20 × 10;" in message
+    write(tmp_path / odd, "no picture")
+    assert stopped("cifar10", "--data", "split").startswith(f"{odd} is no photograph: ")
+
+
 def test_few_pictures_and_a_single_class(tmp_path: Path, stopped: Stopped) -> None:
     message = stopped("folder", pictures(tmp_path / "photos", count=2))
     assert message == f"{tmp_path / 'photos'} has 4 pictures; at least 10 are needed, of which a fifth is held out"
