@@ -36,6 +36,7 @@ def saved(folder: Path) -> set[str]:
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of Unix")
 def test_killed_at_random_moments_the_run_ends_bit_identical(tmp_path: Path) -> None:
     expected = finish(begin(tmp_path / "unbroken", tmp_path / "cache"))
+    assert finish(begin(tmp_path / "unbroken", tmp_path / "cache")) == expected, "a finished run started again"
     rng, broken, begun = random.Random(1), tmp_path / "broken", []
     for kill in range(KILLS):
         process = begin(broken, tmp_path / "cache")
