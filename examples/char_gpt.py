@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 from _made_for import checksum, made_for
+from _text import first_characters, read
 
 import fnet
 import fnet.functional as F
@@ -37,23 +38,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, help="checkpoints, samples and picture go here; default: runs/char_gpt")
     p.add_argument("--short", action="store_true", help="a small model and few steps, to see that it runs")
     return p
-
-
-def read(path: Path | None, encoding: str) -> tuple[str, str]:
-    """The text for training, and the tenth at its end that is held out."""
-    if path is None:
-        return data.tiny_shakespeare()
-    text = data.read_text(path, encoding).replace("\r\n", "\n")
-    return text[: int(0.9 * len(text))], text[int(0.9 * len(text)) :]
-
-
-def first_characters(args: argparse.Namespace, text: str, known: str) -> str:
-    """What the samples begin with; stops where the model would not know it."""
-    prompt = args.prompt if args.prompt is not None else text[:16] if args.text else "ROMEO:\n"
-    foreign = "".join(sorted(set(prompt) - set(known)))
-    if foreign or not prompt:
-        raise SystemExit(f"--prompt {prompt!r} must be one or more of the text's characters; it lacks {foreign!r}")
-    return prompt
 
 
 def make_loader(tokens: np.ndarray, args: argparse.Namespace) -> data.DataLoader:
@@ -88,17 +72,14 @@ def main() -> None:
     fnet.keep_memory()  # on CPU a step then finds the memory that the one before it freed
     if args.short:
         args.steps, args.layers, args.width, args.block = 20, 1, 32, min(args.block, 32)
-    try:
-        text, held_out = read(args.text, args.encoding)
-    except (OSError, ValueError, LookupError) as error:
-        raise SystemExit(error) from None
+    text, held_out = read(args.text, args.encoding)
     if len(held_out) <= args.block:
         raise SystemExit(
             f"the text is too short: its held-out tenth has {len(held_out)} characters, of which one window takes "
             f"{args.block + 1}; give a longer text, or a lower --block than {args.block}"
         )
     tokenizer = data.CharTokenizer.of(text, held_out)
-    prompt = first_characters(args, text, tokenizer.chars)
+    prompt = first_characters(args.prompt, args.text, text, tokenizer.chars)
     source = f"{args.text.name if args.text else 'Shakespeare'}, checksum {checksum(text, held_out)}"
     made = made_for(args.out, args, "steps", "prompt", "text", "encoding", source=source)
     loader = make_loader(tokenizer.encode(text), args)

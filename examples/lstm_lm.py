@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _made_for import checksum, made_for
+from _text import first_characters, read
 
 import fnet
 import fnet.functional as F
@@ -93,15 +94,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def first_characters(args: argparse.Namespace, text: str, known: str) -> str:
-    """What the samples begin with; stops where the model would not know it."""
-    prompt = args.prompt if args.prompt is not None else text[:16] if args.text else "ROMEO:\n"
-    foreign = "".join(sorted(set(prompt) - set(known)))
-    if foreign or not prompt:
-        raise SystemExit(f"--prompt {prompt!r} must be one or more of the text's characters; it lacks {foreign!r}")
-    return prompt
-
-
 def make_optimizer(steps: int) -> Any:
     rate = optim.warmup(optim.cosine(4e-3, steps), min(100, steps))
     return optim.clip_by_global_norm(optim.adam(rate), 1.0)
@@ -119,12 +111,7 @@ def main() -> None:
     args = parser().parse_args()
     args.out = args.out or Path("runs/lstm_lm-short" if args.short else "runs/lstm_lm")
     fnet.keep_memory()  # on CPU a step then finds the memory that the one before it freed
-    try:
-        text = data.read_text(args.text, args.encoding) if args.text else "".join(data.tiny_shakespeare())
-    except (OSError, ValueError, LookupError) as error:
-        raise SystemExit(error) from None
-    text = text.replace("\r\n", "\n")
-    text, held_out = text[: int(0.9 * len(text))], text[int(0.9 * len(text)) :]
+    text, held_out = read(args.text, args.encoding)
     if args.short:
         text, held_out, args.epochs, args.width = text[:40000], held_out[:4200], 1, 16
     if len(held_out) <= args.length or len(text) <= args.batch * args.length:
@@ -134,7 +121,7 @@ def main() -> None:
             f"lower --batch than {args.batch} or --length than {args.length}"
         )
     tokenizer = data.CharTokenizer.of(text, held_out)
-    prompt = first_characters(args, text, tokenizer.chars)
+    prompt = first_characters(args.prompt, args.text, text, tokenizer.chars)
     source = f"{args.text.name if args.text else 'Shakespeare'}, checksum {checksum(text, held_out)}"
     made = made_for(args.out, args, "epochs", "prompt", "text", "encoding", "devices", source=source)
     jax.config.update("jax_num_cpu_devices", args.devices)  # before JAX makes its first array

@@ -167,11 +167,9 @@ def test_a_prompt_is_checked_before_training(name: str, tmp_path: Path, stopped:
     for prompt, lacks in (("ROMEO:\n", "':EMOR'"), ("", "''")):
         message = stopped(name, "--short", "--text", path, "--prompt", prompt)
         assert message.startswith(f"--prompt {prompt!r} must be") and message.endswith(lacks)
-    module = runpy.run_path(str(EXAMPLES / f"{name}.py"))
-    begins = [
-        module["first_characters"](module["parser"]().parse_args(arguments), "to be or not to be", "to be rnROME:\n")
-        for arguments in (["--text", "own.txt"], [], ["--prompt", "not"])
-    ]
+    begin = runpy.run_path(str(EXAMPLES / "_text.py"))["first_characters"]
+    given = ((None, path), (None, None), ("not", path))
+    begins = [begin(*one, "to be or not to be", "to be rnROME:\n") for one in given]
     assert begins == ["to be or not to ", "ROMEO:\n", "not"]
 
 
