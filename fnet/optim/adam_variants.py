@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnet.optim.checks import not_negative
 from fnet.optim.core import State
 from fnet.optim.hyper import Decay, Rate, strong
 from fnet.optim.leaves import PyTree, full
@@ -213,9 +214,7 @@ class yogi(Moments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.initial_accumulator_value >= 0:
-            value = self.initial_accumulator_value
-            raise ValueError(f"yogi: initial_accumulator_value must not be negative, got {value!r}")
+        not_negative("yogi", "initial_accumulator_value", self.initial_accumulator_value)
 
     def memory(self, params: PyTree) -> State:
         return {"mu": full(params), "nu": full(params, self.initial_accumulator_value)}

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from fnet.optim.checks import not_negative
 from fnet.optim.core import State
 from fnet.optim.hyper import Rate
 from fnet.optim.leaves import PyTree, full
@@ -91,9 +92,7 @@ class adagrad(Rule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.initial_accumulator_value >= 0:
-            value = self.initial_accumulator_value
-            raise ValueError(f"adagrad: initial_accumulator_value must not be negative, got {value!r}")
+        not_negative("adagrad", "initial_accumulator_value", self.initial_accumulator_value)
 
     @property
     def slots(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnet.optim.checks import whole
 from fnet.optim.core import State, Wrapper, contains
 from fnet.optim.hyper import Rate, check
 from fnet.optim.leaves import PyTree, fill
@@ -20,11 +21,6 @@ def _nearer(average: PyTree, share: Any, params: PyTree) -> PyTree:
     return jax.tree.map(
         lambda a, p: jnp.where(share == 1, p, a + jnp.asarray(share, a.dtype) * (p - a)), average, widened(params)
     )
-
-
-def _whole(owner: str, name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{owner}: {name} must be an integer of at least {least}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -134,8 +130,8 @@ class swa(_Averager):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _whole("swa", "start", self.start, 0)
-        _whole("swa", "every", self.every, 1)
+        whole("swa", "start", self.start, 0)
+        whole("swa", "every", self.every, 1)
 
     def init(self, params: PyTree) -> State:
         count = jnp.zeros((), jnp.int32)
@@ -182,7 +178,7 @@ class lookahead(_Averager):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _whole("lookahead", "k", self.k, 1)
+        whole("lookahead", "k", self.k, 1)
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, int | float) or not 0 < self.alpha <= 1:
             raise ValueError(f"lookahead: alpha must be a number above 0 and at most 1, got {self.alpha!r}")
         if contains(self.inner, ScheduleFree):

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnet.optim.checks import not_negative, positive
 from fnet.optim.conditional import dynamic_loss_scale
 from fnet.optim.core import State, Wrapper, contains
 from fnet.optim.leaves import PyTree, align, wide
@@ -47,9 +48,8 @@ class clip_by_global_norm(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "max_norm", self.max_norm)
-        if not self.eps >= 0:
-            raise ValueError(f"clip_by_global_norm: eps must not be negative, got {self.eps!r}")
+        positive("clip_by_global_norm", "max_norm", self.max_norm)
+        not_negative("clip_by_global_norm", "eps", self.eps)
 
     def update(self, grads: PyTree, opt_state: State, params: PyTree, **more: Any) -> tuple[PyTree, State]:
         grads = align(grads, self.trainable(params), params)
@@ -76,7 +76,7 @@ class clip_by_value(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "max_value", self.max_value)
+        positive("clip_by_value", "max_value", self.max_value)
         if contains(self.inner, dynamic_loss_scale):
             raise ValueError(
                 "clip_by_value around dynamic_loss_scale would make an overflow a finite gradient, which is applied "
@@ -115,8 +115,8 @@ class adaptive_clip(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "clipping", self.clipping)
-        _check_positive(self, "eps", self.eps)
+        positive("adaptive_clip", "clipping", self.clipping)
+        positive("adaptive_clip", "eps", self.eps)
         if isinstance(self.stacked, list):
             object.__setattr__(self, "stacked", tuple(self.stacked))
 
@@ -142,8 +142,3 @@ def _unit_norm(x: jax.Array, layers: int) -> jax.Array:
     long = sum(size > 1 for size in x.shape[layers:])
     axes = range(layers, x.ndim) if long <= 1 else range(layers, x.ndim - 1)
     return jnp.sqrt(jnp.sum(x * x, axis=tuple(axes), keepdims=True))
-
-
-def _check_positive(wrapper: Wrapper, name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ValueError(f"{type(wrapper).__name__}: {name} must be a number above 0, got {value!r}")

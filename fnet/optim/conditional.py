@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnet.optim.checks import whole
 from fnet.optim.core import State, Wrapper, contains
 from fnet.optim.leaves import PyTree, align, fill, full
 from fnet.optim.vectors import pick
@@ -120,8 +121,7 @@ class accumulate(Skipping):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise ValueError(f"accumulate: k must be an integer of at least 1, got {self.k!r}")
+        whole("accumulate", "k", self.k, 1)
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -248,8 +248,7 @@ class dynamic_loss_scale(Skipping):
             raise ValueError(f"dynamic_loss_scale: growth must be at least 1, got {self.growth!r}")
         if not 0 < self.backoff < 1:
             raise ValueError(f"dynamic_loss_scale: backoff must be between 0 and 1, got {self.backoff!r}")
-        if isinstance(self.interval, bool) or not isinstance(self.interval, int) or self.interval < 1:
-            raise ValueError(f"dynamic_loss_scale: interval must be an integer of at least 1, got {self.interval!r}")
+        whole("dynamic_loss_scale", "interval", self.interval, 1)
 
     def init(self, params: PyTree) -> State:
         scale, good = jnp.asarray(self.initial, jnp.float32), jnp.asarray(0, jnp.int32)

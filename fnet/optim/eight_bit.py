@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnet.optim.checks import whole
 from fnet.optim.core import State, Wrapper
 from fnet.optim.leaves import PyTree
 from fnet.optim.precision import chosen_slots, slots_of_rule
@@ -104,10 +105,8 @@ class slots_8bit(Wrapper):
                 f"slots_8bit: none of the slots of {self.inner!r} ({', '.join(self.inner.slots)}) is known to bear 8 "
                 f"bits; name those that are averages of gradients with only="
             )
-        for name in ("block", "min_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"slots_8bit: {name} must be an integer of at least 1, got {value!r}")
+        whole("slots_8bit", "block", self.block, 1)
+        whole("slots_8bit", "min_size", self.min_size, 1)
         object.__setattr__(self, "only", chosen)
         object.__setattr__(self, "squares", tuple(self.squares))
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnet.optim.checks import positive
 from fnet.optim.clip import global_norm
 from fnet.optim.core import State
 from fnet.optim.hyper import Rate, strong
@@ -23,11 +24,6 @@ def _grown(d: jax.Array, numerator: jax.Array, denominator: jax.Array) -> jax.Ar
     return jnp.where(known, jnp.maximum(d, numerator / jnp.where(known, denominator, 1)), d)
 
 
-def _check_d0(rule: Any) -> None:
-    if isinstance(rule.d0, bool) or not isinstance(rule.d0, int | float) or not rule.d0 > 0:
-        raise ValueError(f"{type(rule).__name__}: d0, the first estimate, must be a number above 0, got {rule.d0!r}")
-
-
 @dataclass(frozen=True, repr=False)
 class _AdamWithoutRate(Moments):
     """What Prodigy and D-Adaptation of Adam share: ``lr`` is a multiple of the estimate."""
@@ -40,7 +36,7 @@ class _AdamWithoutRate(Moments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_d0(self)
+        positive(type(self).__name__, "d0, the first estimate,", self.d0)
 
     def rate(self, now: Now, memory: State) -> jax.Array:
         """``d_k · γ_k``, with Adam's two bias corrections where they are asked for."""
@@ -192,7 +188,7 @@ class dadapt_sgd(Rule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_d0(self)
+        positive(type(self).__name__, "d0, the first estimate,", self.d0)
 
     @property
     def slots(self) -> tuple[str, ...]:

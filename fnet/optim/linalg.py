@@ -38,11 +38,3 @@ def inverse_root(x: jax.Array, eps: Any, power: int) -> jax.Array:
         return (x + eps) ** (-1 / power)
     values, vectors = jnp.linalg.eigh(x)
     return matmul(vectors * (jnp.maximum(values, 0) + eps) ** (-1 / power), vectors.T)
-
-
-def at_least_one(rule: Any, *names: str) -> None:
-    """Raise ValueError unless these fields of a rule are integers of at least 1."""
-    for name in names:
-        value = getattr(rule, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{type(rule).__name__}: {name} must be an integer of at least 1, got {value!r}")

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnet.optim.checks import not_negative, whole
 from fnet.optim.core import State, Wrapper
 from fnet.optim.leaves import PyTree
 
@@ -59,15 +60,12 @@ class reduce_on_plateau(Wrapper):
         for name, choices in (("mode", ("min", "max")), ("threshold_mode", ("rel", "abs"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"reduce_on_plateau: {name} must be one of {choices}, got {getattr(self, name)!r}")
-        counts = (("patience", self.patience, 0), ("cooldown", self.cooldown, 0), ("interval", self.interval, 1))
-        for name, value, least in counts:
-            if name == "interval" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"reduce_on_plateau: {name} must be an integer of at least {least}, got {value!r}")
+        whole("reduce_on_plateau", "patience", self.patience, 0)
+        whole("reduce_on_plateau", "cooldown", self.cooldown, 0)
+        if self.interval is not None:
+            whole("reduce_on_plateau", "interval", self.interval, 1)
         for name in ("threshold", "min_lr", "eps"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"reduce_on_plateau: {name} must not be negative, got {getattr(self, name)!r}")
+            not_negative("reduce_on_plateau", name, getattr(self, name))
 
     def init(self, params: PyTree) -> State:
         inner = self.inner.init(params)

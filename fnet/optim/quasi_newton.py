@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from fnet.optim.checks import not_negative, whole
 from fnet.optim.core import State
 from fnet.optim.hyper import Rate
 from fnet.optim.leaves import PyTree, wide
@@ -57,13 +58,10 @@ class lbfgs(Rule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("history_size", "max_ls"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"lbfgs: {name} must be an integer of at least 1, got {value!r}")
-        for name in ("tolerance_grad", "tolerance_change"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"lbfgs: {name} must not be negative, got {getattr(self, name)!r}")
+        whole("lbfgs", "history_size", self.history_size, 1)
+        whole("lbfgs", "max_ls", self.max_ls, 1)
+        not_negative("lbfgs", "tolerance_grad", self.tolerance_grad)
+        not_negative("lbfgs", "tolerance_change", self.tolerance_change)
         if self.line_search_fn not in ("strong_wolfe", None):
             raise ValueError(f'lbfgs: line_search_fn must be "strong_wolfe" or None, got {self.line_search_fn!r}')
 

@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnet.optim.checks import whole
 from fnet.optim.core import State
 from fnet.optim.hyper import Rate
 from fnet.optim.layerwise import norm, trust
 from fnet.optim.leaves import PyTree
-from fnet.optim.linalg import at_least_one, gram, inverse_root, matmul
+from fnet.optim.linalg import gram, inverse_root, matmul
 from fnet.optim.moments import shrink
 from fnet.optim.rule import Now
 from fnet.optim.stacked import PerLayer, Shape, flat_matrix
@@ -62,7 +63,8 @@ class shampoo(PerLayer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least_one(self, "precondition_frequency", "max_precond_dim")
+        whole("shampoo", "precondition_frequency", self.precondition_frequency, 1)
+        whole("shampoo", "max_precond_dim", self.max_precond_dim, 1)
         if self.graft not in (None, "sgd", "diagonal"):
             raise ValueError(f'shampoo: graft must be None, "sgd" or "diagonal", got {self.graft!r}')
 

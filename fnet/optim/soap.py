@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnet.optim.checks import whole
 from fnet.optim.core import State
 from fnet.optim.hyper import Rate
 from fnet.optim.leaves import PyTree
-from fnet.optim.linalg import at_least_one, gram, matmul, square_side
+from fnet.optim.linalg import gram, matmul, square_side
 from fnet.optim.moments import rates, shrink
 from fnet.optim.rule import Now
 from fnet.optim.stacked import PerLayer, flat_matrix
@@ -50,7 +51,8 @@ class soap(PerLayer):
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", rates(self, "betas", self.betas, 2))
         super().__post_init__()
-        at_least_one(self, "precondition_frequency", "max_precond_dim")
+        whole("soap", "precondition_frequency", self.precondition_frequency, 1)
+        whole("soap", "max_precond_dim", self.max_precond_dim, 1)
 
     @property
     def slots(self) -> tuple[str, ...]:

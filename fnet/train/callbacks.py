@@ -16,6 +16,7 @@ import numpy as np
 
 from fnet import optim
 from fnet.io.checkpoints import better
+from fnet.optim.checks import whole
 from fnet.train.history import History
 from fnet.train.state import TrainState
 
@@ -46,7 +47,7 @@ def early_stopping(
     >>> stop.over()
     True
     """
-    _at_least("early_stopping", "patience", patience, 1)
+    whole("early_stopping", "patience", patience, 1)
     _delta("early_stopping", "min_delta", min_delta)
     return _EarlyStopping(history, name, patience, better("early_stopping", name, mode), min_delta)
 
@@ -110,7 +111,7 @@ def reduce_on_plateau(
     """
     if not 0 < factor < 1:
         raise ValueError(f"reduce_on_plateau: factor must be between 0 and 1, got {factor!r}")
-    _at_least("reduce_on_plateau", "patience", patience, 0)
+    whole("reduce_on_plateau", "patience", patience, 0)
     _delta("reduce_on_plateau", "min_delta", min_delta)
     _delta("reduce_on_plateau", "min_lr", min_lr)
     sign = better("reduce_on_plateau", name, mode)
@@ -209,7 +210,8 @@ def every(n: int, callback: Callback) -> Callback:
     """
     if not callable(callback):
         raise TypeError(f"every takes a function (run, latest) -> run or None, got {callback!r}")
-    return _Every(_at_least("every", "n", n, 1), callback)
+    whole("every", "n", n, 1)
+    return _Every(n, callback)
 
 
 @dataclass(frozen=True)
@@ -261,12 +263,6 @@ def _check_given(owner: str, history: History, name: str, latest: Mapping[str, f
     if name in latest and name not in history:
         raise ValueError(f"{owner}: {name!r} was measured, but not into this history; give it to fit: history=history")
     history.steps(name)  # raises KeyError naming what there is
-
-
-def _at_least(owner: str, name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{owner}: {name} must be an integer of at least {least}, got {value!r}")
-    return value
 
 
 def _delta(owner: str, name: str, value: float) -> None:

@@ -14,6 +14,7 @@ from fnet import tree
 from fnet.metrics import Metric, Partial
 from fnet.nn.core.values import freeze
 from fnet.nn.core.walk import is_layer
+from fnet.optim.checks import whole
 from fnet.train.microbatches import mean_over_slices, widest
 from fnet.train.retrace import Guard
 from fnet.train.state import TrainState
@@ -51,8 +52,7 @@ def make_step(
     (1, ['loss'])
     """
 
-    if isinstance(microbatches, bool) or not isinstance(microbatches, int) or microbatches < 1:
-        raise ValueError(f"make_step: microbatches must be an integer of at least 1, got {microbatches!r}")
+    whole("make_step", "microbatches", microbatches, 1)
 
     check_loss(loss, "make_step")
 

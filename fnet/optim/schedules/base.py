@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnet.optim.checks import whole
+
 
 def floating(step: Any) -> jax.Array:
     """The step in JAX's default float."""
@@ -19,12 +21,6 @@ def check(schedule: Any, /, **values: Any) -> None:
     for field, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"{name_of(schedule)}: {field} must be a finite number, got {value!r}")
-
-
-def check_count(schedule: Any, field: str, value: Any, least: int) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name_of(schedule)}: {field} must be an integer of at least {least}, got {value!r}")
 
 
 def check_choice(schedule: Any, field: str, value: Any, choices: tuple[Any, ...]) -> None:
@@ -40,7 +36,7 @@ def check_rising(schedule: Any, field: str, values: Any, strictly: bool = True) 
     except TypeError:
         raise ValueError(f"{name_of(schedule)}: {field} must be a sequence of steps, got {values!r}") from None
     for value in steps:
-        check_count(schedule, f"each of {field}", value, 0)
+        whole(name_of(schedule), f"each of {field}", value, 0)
     for a, b in zip(steps, steps[1:], strict=False):
         if b < a or (strictly and a == b):
             raise ValueError(f"{name_of(schedule)}: {field} must rise, got {a} before {b}")

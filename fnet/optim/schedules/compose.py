@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnet.optim.checks import whole
 from fnet.optim.hyper import Schedule
 from fnet.optim.schedules.base import (
     between,
     check,
     check_choice,
-    check_count,
     check_rising,
     floating,
     half_cosine,
@@ -45,7 +45,7 @@ class warmup:
         if not callable(self.schedule):
             check(self, schedule=self.schedule)
             object.__setattr__(self, "schedule", constant(self.schedule))
-        check_count(self, "steps", self.steps, 0)
+        whole("warmup", "steps", self.steps, 0)
         if self.start is not None:
             check(self, start=self.start)
 
@@ -166,9 +166,9 @@ class warmup_stable_decay:
 
     def __post_init__(self) -> None:
         check(self, peak=self.peak, end=self.end)
-        check_count(self, "steps", self.steps, 1)
-        check_count(self, "warmup", self.warmup, 0)
-        check_count(self, "decay", self.decay, 0)
+        whole("warmup_stable_decay", "steps", self.steps, 1)
+        whole("warmup_stable_decay", "warmup", self.warmup, 0)
+        whole("warmup_stable_decay", "decay", self.decay, 0)
         check_choice(self, "shape", self.shape, ("linear", "cosine", "1-sqrt"))
         if self.warmup + self.decay > self.steps:
             raise ValueError(

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnet.optim.schedules.base import between, check, check_choice, check_count, floating, half_cosine, line
+from fnet.optim.checks import whole
+from fnet.optim.schedules.base import between, check, check_choice, floating, half_cosine, line
 
 SHAPES = {"cos": half_cosine, "linear": line}
 LAST_STEP = 2**31 - 1  # steps are int32
@@ -34,8 +35,8 @@ class cosine_restarts:
 
     def __post_init__(self) -> None:
         check(self, peak=self.peak, end=self.end)
-        check_count(self, "steps", self.steps, 1)
-        check_count(self, "mult", self.mult, 1)
+        whole("cosine_restarts", "steps", self.steps, 1)
+        whole("cosine_restarts", "mult", self.mult, 1)
 
     def __call__(self, step: Any) -> jax.Array:
         step = jnp.asarray(step)
@@ -75,7 +76,7 @@ class one_cycle:
 
     def __post_init__(self) -> None:
         check(self, peak=self.peak, div_factor=self.div_factor, final_div_factor=self.final_div_factor)
-        check_count(self, "steps", self.steps, 1)
+        whole("one_cycle", "steps", self.steps, 1)
         check_choice(self, "anneal", self.anneal, tuple(SHAPES))
         if not 0 <= self.pct_start <= 1:
             raise ValueError(f"one_cycle: pct_start must be in [0, 1], got {self.pct_start!r}")
@@ -120,9 +121,9 @@ class cyclic:
 
     def __post_init__(self) -> None:
         check(self, base=self.base, peak=self.peak, gamma=self.gamma)
-        check_count(self, "steps", self.steps, 1)
+        whole("cyclic", "steps", self.steps, 1)
         if self.steps_down is not None:
-            check_count(self, "steps_down", self.steps_down, 1)
+            whole("cyclic", "steps_down", self.steps_down, 1)
         check_choice(self, "mode", self.mode, ("triangular", "triangular2", "exp_range"))
         if not self.gamma > 0:
             raise ValueError(f"cyclic: gamma must be above 0, got {self.gamma!r}")

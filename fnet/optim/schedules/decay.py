@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fnet.optim.schedules.base import between, check, check_count, check_rising, floating, half_cosine, line
+from fnet.optim.checks import whole
+from fnet.optim.schedules.base import between, check, check_rising, floating, half_cosine, line
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class linear:
 
     def __post_init__(self) -> None:
         check(self, start=self.start, end=self.end)
-        check_count(self, "steps", self.steps, 1)
+        whole("linear", "steps", self.steps, 1)
 
     def __call__(self, step: Any) -> jax.Array:
         return between(self.start, self.end, line(_done(step, self.steps)))
@@ -67,7 +68,7 @@ class cosine:
 
     def __post_init__(self) -> None:
         check(self, peak=self.peak, end=self.end)
-        check_count(self, "steps", self.steps, 1)
+        whole("cosine", "steps", self.steps, 1)
 
     def __call__(self, step: Any) -> jax.Array:
         return between(self.peak, self.end, half_cosine(_done(step, self.steps)))
@@ -91,7 +92,7 @@ class polynomial:
 
     def __post_init__(self) -> None:
         check(self, start=self.start, end=self.end, power=self.power)
-        check_count(self, "steps", self.steps, 1)
+        whole("polynomial", "steps", self.steps, 1)
         if not self.power > 0:
             raise ValueError(f"polynomial: power must be above 0, got {self.power!r}")
 
@@ -117,7 +118,7 @@ class exponential:
 
     def __post_init__(self) -> None:
         check(self, start=self.start, gamma=self.gamma, end=self.start if self.end is None else self.end)
-        check_count(self, "steps", self.steps, 1)
+        whole("exponential", "steps", self.steps, 1)
         _check_gamma(self)
 
     def __call__(self, step: Any) -> jax.Array:
@@ -142,7 +143,7 @@ class step_decay:
 
     def __post_init__(self) -> None:
         check(self, start=self.start, gamma=self.gamma)
-        check_count(self, "steps", self.steps, 1)
+        whole("step_decay", "steps", self.steps, 1)
         _check_gamma(self)
 
     def __call__(self, step: Any) -> jax.Array:
@@ -191,7 +192,7 @@ class inverse_sqrt:
 
     def __post_init__(self) -> None:
         check(self, peak=self.peak)
-        check_count(self, "steps", self.steps, 1)
+        whole("inverse_sqrt", "steps", self.steps, 1)
 
     def __call__(self, step: Any) -> jax.Array:
         return self.peak * jnp.sqrt(self.steps / (floating(step) + self.steps))
