@@ -12,9 +12,8 @@ import jax.numpy as jnp
 
 from fnet.optim.checks import whole
 from fnet.optim.core import State, Wrapper, contains
-from fnet.optim.leaves import PyTree, align, fill, full
+from fnet.optim.leaves import PyTree, align, fill, full, with_holes
 from fnet.optim.vectors import pick
-from fnet.tree import HOLE, is_hole
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,6 @@ class Skipping(Wrapper):
         live = self.inner.trainable(params)
         new, state, applied = branch(all_finite(grads), run, keep)
         return fill(new, params), state, applied
-
-
-def with_holes(live: PyTree, new: PyTree) -> PyTree:
-    """``new`` with the holes of ``live``."""
-    return jax.tree.map(lambda p, n: HOLE if is_hole(p) else n, live, new, is_leaf=is_hole)
 
 
 def strongly(live: PyTree) -> PyTree:

@@ -48,6 +48,11 @@ def fill(part: PyTree, whole: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: b if is_hole(a) else a, part, whole, is_leaf=is_hole)
 
 
+def with_holes(live: PyTree, new: PyTree) -> PyTree:
+    """``new`` with the holes of ``live``."""
+    return jax.tree.map(lambda p, n: HOLE if is_hole(p) else n, live, new, is_leaf=is_hole)
+
+
 def align(grads: PyTree, live: PyTree, params: PyTree) -> PyTree:
     """The gradients at the leaves of ``live``, which is ``params`` with holes where nothing is trained.
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fnet.optim.core import Optimizer, State, ValueAndGrad, Wrapper
-from fnet.optim.leaves import PyTree, fill, wide
+from fnet.optim.leaves import PyTree, fill, wide, with_holes
 from fnet.tree import HOLE, fold_name, is_hole, map_named
 
 
@@ -62,7 +62,7 @@ class master_weights(Wrapper):
             value_and_grad=_at_dtypes_of(params, value_and_grad),
             **more,
         )
-        return _rounded(new, params), self.beside(inner, master=_map(lambda _, n: n, master, new))
+        return _rounded(new, params), self.beside(inner, master=with_holes(master, new))
 
     def eval_params(self, opt_state: State, params: PyTree) -> PyTree:
         inner, own = self.apart(opt_state)
@@ -121,7 +121,7 @@ class stochastic_rounding(Wrapper):
             return _round_at_random(fold_name(key, f"stochastic_rounding.{name}"), n) if trained else n
 
         live = self.trainable(params)
-        rounded = map_named(one, _map(lambda p, n: n, live, new), live)
+        rounded = map_named(one, with_holes(live, new), live)
         return fill(rounded, params), opt_state
 
     def eval_params(self, opt_state: State, params: PyTree) -> PyTree:
