@@ -18,8 +18,8 @@ from fnet import init
 from fnet.inspect.table import table_html, table_text
 from fnet.nn.core.frame import dotted, shape_text
 from fnet.nn.core.param import Param, Spec, Tree, flat_specs, keys_of, replaced
-from fnet.nn.core.surgery import part_at, rebuild, walk_parts
-from fnet.nn.core.walk import abstract, is_layer, record, run, specs_of, split_arrays
+from fnet.nn.core.surgery import Around, part_at, rebuild, walk_parts
+from fnet.nn.core.walk import abstract, is_layer, run, specs_of, split_arrays
 from fnet.nn.sequential import Sequential
 from fnet.selectors import Selector, match
 
@@ -105,7 +105,9 @@ def activations(
 
     def instrumented(kind: Callable[..., Any]) -> Any:
         def one(path: str, part: Any) -> Any:
-            return kind(part, path) if path in chosen or path in changes else part
+            if path not in chosen and path not in changes:
+                return part
+            return kind(part if is_layer(part) else _Function(part), path)
 
         return rebuild(model, "", one)
 
@@ -126,24 +128,6 @@ def activations(
     return Activations(output, new, found)
 
 
-class _Wrapped:
-    """A layer, or a function as one, around another, with its hyperparameters."""
-
-    def __init__(self, part: Any, name: str):
-        self.layer, self.name = part if is_layer(part) else _Function(part), name
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.layer, name)
-
-    def spec(self, *inputs: Any, **kwargs: Any) -> Spec:
-        """The Params of the layer inside."""
-        return self.layer.spec(*inputs, **kwargs)
-
-    def record_parts(self, inputs: tuple[Any, ...], kwargs: Any, key: Any, train: bool) -> tuple[Spec, Any]:
-        """The walk of the layer inside."""
-        return record(self.layer, inputs, kwargs, key, train)
-
-
 class _Function:
     """A function of a Sequential as a layer."""
 
@@ -159,11 +143,11 @@ class _Function:
         return self.f(*inputs, **kwargs), state
 
 
-class _Note(_Wrapped):
+class _Note(Around):
     """Notes the structure and the dtypes of each output."""
 
-    def __init__(self, part: Any, name: str, kinds: dict[str, Any]):
-        super().__init__(part, name)
+    def __init__(self, layer: Any, name: str, kinds: dict[str, Any]):
+        super().__init__(layer, name)
         self.kinds = kinds
 
     def apply(self, params: Tree, state: Tree, *inputs: Any, **kwargs: Any) -> Any:
@@ -174,11 +158,11 @@ class _Note(_Wrapped):
         return output, state
 
 
-class _Tap(_Wrapped):
+class _Tap(Around):
     """Puts each output into the state, and changes it before, if so asked."""
 
-    def __init__(self, part: Any, name: str, change: Callable[[Any], Any] | None, keep: bool):
-        super().__init__(part, name)
+    def __init__(self, layer: Any, name: str, change: Callable[[Any], Any] | None, keep: bool):
+        super().__init__(layer, name)
         self.change, self.keep = change, keep
 
     def record_parts(self, inputs: tuple[Any, ...], kwargs: Any, key: Any, train: bool) -> tuple[Spec, Any]:

@@ -16,10 +16,10 @@ from fnet.inspect.flops import flops_by_part, trace
 from fnet.inspect.table import amount, size_text, table_html, table_text
 from fnet.nn.core.frame import shape_text
 from fnet.nn.core.layer import refuse_shapes
-from fnet.nn.core.param import Param, Spec, flat_specs, stand_ins
-from fnet.nn.core.surgery import rebuild, walk_parts
+from fnet.nn.core.param import Param, flat_specs, stand_ins
+from fnet.nn.core.surgery import Around, rebuild, walk_parts
 from fnet.nn.core.values import text
-from fnet.nn.core.walk import abstract, is_layer, record, run, specs_of, split_arrays
+from fnet.nn.core.walk import abstract, is_layer, run, specs_of, split_arrays
 
 
 @dataclass
@@ -230,22 +230,12 @@ def _with_params(model: Any, calls: dict[str, Row]) -> list[Row]:
     return rows
 
 
-class Probe:
+class Probe(Around):
     """A layer that does what another does and notes each call as a row."""
 
     def __init__(self, layer: Any, name: str, rows: dict[str, Row]):
-        self.layer, self.name, self.rows = layer, name, rows
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.layer, name)  # hyperparameters, for forwards that read them
-
-    def spec(self, *inputs: Any, **kwargs: Any) -> Spec:
-        """The Params of the layer inside."""
-        return self.layer.spec(*inputs, **kwargs)
-
-    def record_parts(self, inputs: tuple[Any, ...], kwargs: Any, key: Any, train: bool) -> tuple[Spec, Any]:
-        """The walk of the layer inside."""
-        return record(self.layer, inputs, kwargs, key, train)
+        super().__init__(layer, name)
+        self.rows = rows
 
     def apply(self, params: Any, state: Any, *inputs: Any, **kwargs: Any) -> tuple[Any, Any]:
         """The output of the layer inside."""

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from fnet.io.pytorch.weights import Rename, as_numpy, new_name
-from fnet.nn.core.surgery import rebuild
+from fnet.nn.core.surgery import Around, rebuild
 from fnet.nn.core.walk import is_layer
 
 
@@ -98,17 +98,12 @@ def compare_with_torch(
     return Parity(tuple(rows), rtol)
 
 
-class _Tap:
+class _Tap(Around):
     """A layer that does what another does and keeps its output."""
 
     def __init__(self, layer: Any, name: str, outputs: dict[str, np.ndarray]):
-        self.layer, self.name, self.outputs = layer, name, outputs
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.layer, name)
-
-    def spec(self, *inputs: Any, **kwargs: Any) -> Any:
-        return self.layer.spec(*inputs, **kwargs)
+        super().__init__(layer, name)
+        self.outputs = outputs
 
     def apply(self, params: Any, state: Any, *inputs: Any, **kwargs: Any) -> Any:
         output, state = self.layer.apply(params, state, *inputs, **kwargs)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from fnet.nn.core.param import Spec
 from fnet.nn.core.render import holds_layers, parts_of
 from fnet.nn.core.values import thaw
-from fnet.nn.core.walk import is_layer
+from fnet.nn.core.walk import is_layer, record
 from fnet.selectors import hint
 from fnet.tree import escape
 
@@ -44,6 +45,24 @@ def rebuild(value: Any, path: str, f: Callable[[str, Any], Any]) -> Any:
     thawed = thaw(value)
     result = f(path, thawed)
     return value if result is thawed else result
+
+
+class Around:
+    """A layer that is another one under its dotted name, for an ``apply`` of one's own."""
+
+    def __init__(self, layer: Any, name: str):
+        self.layer, self.name = layer, name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)  # hyperparameters, for forwards that read them
+
+    def spec(self, *inputs: Any, **kwargs: Any) -> Spec:
+        """The Params of the layer inside."""
+        return self.layer.spec(*inputs, **kwargs)
+
+    def record_parts(self, inputs: tuple[Any, ...], kwargs: Any, key: Any, train: bool) -> tuple[Spec, Any]:
+        """The walk of the layer inside."""
+        return record(self.layer, inputs, kwargs, key, train)
 
 
 def _like(value: Any, items: Any) -> Any:
