@@ -321,9 +321,8 @@ def _affine(x: jax.Array, mean: jax.Array, var: jax.Array, weight: Any, bias: An
     """x normalised by given statistics."""
     scale = jax.lax.rsqrt(_wide(var) + eps)
     scale = scale if weight is None else scale * weight
-    row = (1,) * (x.ndim - 1) + (-1,)
-    y = (_wide(x) - mean.reshape(row)) * scale.reshape(row)
-    return (y if bias is None else y + bias.reshape(row)).astype(x.dtype)
+    y = (_wide(x) - _row(mean, x)) * _row(scale, x)
+    return (y if bias is None else y + _row(bias, x)).astype(x.dtype)
 
 
 def _moved(running: jax.Array, batch: jax.Array, rate: ArrayLike) -> jax.Array:
@@ -337,7 +336,7 @@ def _wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _row(vector: jax.Array | None, x: jax.Array) -> jax.Array | None:
+def _row(vector: Any, x: jax.Array) -> Any:
     """A vector over channels with the rank of x, as implicit rank promotion may be off."""
     return None if vector is None else vector.reshape(*(1,) * (x.ndim - 1), -1)
 
