@@ -107,8 +107,8 @@ class DataLoader:
         batch_size = check_integer("batch_size", self.batch_size, 1)
         if not isinstance(self.shuffle, bool | np.bool_):
             raise TypeError(f"shuffle must be True or False, got {self.shuffle!r}")
-        _check_choice("last", self.last, ("keep", "drop", "pad"))
-        _check_choice("on_error", self.on_error, ("raise", "mask"))
+        check_choice("last", self.last, ("keep", "drop", "pad"))
+        check_choice("on_error", self.on_error, ("raise", "mask"))
         seed = check_seed(self.seed)
         if self.order is not None:
             if self.shuffle:
@@ -126,10 +126,16 @@ class DataLoader:
             if not callable(self.collate):
                 raise TypeError(f"collate must be a function of a list of samples, got {self.collate!r}")
             reader = replace(reader, vectorised=False, instant=False)
+        shard = check_shard(self.shard, batch_size)
+        if shard[1] > 1 and self.last == "keep" and (rest := samples % batch_size):
+            raise ValueError(
+                f"the last batch of an epoch would have {rest} of {batch_size} samples, and hosts would "
+                'get different numbers of them; use last="pad" or "drop"'
+            )
         values = {
             "batch_size": batch_size,
             "seed": seed,
-            "shard": _check_shard(self.shard, batch_size, samples, self.last),
+            "shard": shard,
             **_check_workers(self.threads, self.processes, self.prefetch),
             "_samples": samples,
             "_order": BlockCache(order, samples, length),
@@ -347,7 +353,7 @@ def check_integer(name: str, value: Any, least: int) -> int:
     return number
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         listed = " or ".join([", ".join(f'"{choice}"' for choice in choices[:-1]), f'"{choices[-1]}"'])
         raise ValueError(f"{name} must be {listed}, got {value!r}")
@@ -363,7 +369,7 @@ def _check_workers(threads: Any, processes: Any, prefetch: Any) -> dict[str, Any
     return {"threads": threads, "processes": processes, "prefetch": prefetch}
 
 
-def _check_shard(shard: Any, batch_size: int, samples: int, last: str) -> tuple[int, int]:
+def check_shard(shard: Any, batch_size: int) -> tuple[int, int]:
     try:
         index, count = (operator.index(number) for number in shard)
     except (TypeError, ValueError):
@@ -372,9 +378,4 @@ def _check_shard(shard: Any, batch_size: int, samples: int, last: str) -> tuple[
         raise ValueError(f"shard must be (index, count) with 0 <= index < count, got {(index, count)}")
     if batch_size % count:
         raise ValueError(f"batch_size={batch_size} is that of all hosts together, and {count} hosts do not divide it")
-    if count > 1 and last == "keep" and samples % batch_size:
-        raise ValueError(
-            f"the last batch of an epoch would have {samples % batch_size} of {batch_size} samples, and hosts would "
-            'get different numbers of them; use last="pad" or "drop"'
-        )
     return index, count

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .batches import Batches
-from .loader import check_integer, with_mask
+from .loader import check_choice, check_integer, check_shard, with_mask
 from .orders import check_seed, hash64
 from .prefetch import Prefetch
 from .structure import collate
@@ -38,7 +38,7 @@ class StreamLoader:
         shard: (index, count) of this host; needs "drop" or "pad" where there is more than one.
 
     Raises:
-        TypeError: `read` is no function.
+        TypeError: `read` is no function, or `shard` no pair of integers.
         ValueError: an epoch has no batch at all, as when read(epoch) gives one iterator twice.
 
     >>> loader = StreamLoader(lambda epoch: range(10 * epoch, 10 * epoch + 5), batch_size=2)
@@ -66,11 +66,8 @@ class StreamLoader:
         check_integer("shuffle", self.shuffle, 0)
         check_integer("prefetch", self.prefetch, 0)
         check_seed(self.seed)
-        if self.last not in ("keep", "drop", "pad"):
-            raise ValueError(f'last must be "keep", "drop" or "pad", got {self.last!r}')
-        index, count = self.shard
-        if not 0 <= index < count or self.batch_size % count:
-            raise ValueError(f"shard must be (index, count) with a count that divides batch_size, got {self.shard}")
+        check_choice("last", self.last, ("keep", "drop", "pad"))
+        _, count = check_shard(self.shard, self.batch_size)
         if count > 1 and self.last == "keep":
             raise ValueError('hosts would get different last batches; use last="pad" or "drop"')
 
