@@ -41,9 +41,6 @@ class Map(View):
         self._takes_rng = _takes_rng(fn)
         self.random, self.vectorised, self.instant = self.random or _draws(fn), False, False
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     @property
     def classes(self) -> Any:
         return super().classes if _keeps_labels(self.fn) else None
@@ -82,9 +79,6 @@ class MapBatch(View):
         _check_callable(fn, "MapBatch takes a function of a batch")
         self._takes_rng = _takes_rng(fn)
         self.random, self.vectorised, self.instant = self.random or _draws(fn), True, False
-
-    def __len__(self) -> int:
-        return len(self.dataset)
 
     @property
     def classes(self) -> Any:
@@ -157,9 +151,6 @@ class Cache(View):
         self.vectorised = self.instant = False
         self._memory: dict[int, Any] = {}
         self._disk: tuple[np.ndarray, Any] | None = None
-
-    def __len__(self) -> int:
-        return len(self.dataset)
 
     def get(self, index: int, rng: Rng | None) -> Any:
         index = check_index(index, len(self))

@@ -26,7 +26,7 @@ class View:
         self.instant = all(part.instant for part in self._parts)
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self._parts[0].dataset)  # unless a subclass selects or joins
 
     def __getitem__(self, index: int) -> Any:
         return self.get(index, None)
@@ -129,9 +129,6 @@ class Zip(View):
         if len(set(lengths)) > 1:
             raise ValueError(f"Zip needs datasets of equal length, got {lengths}; take a Subset of the longer ones")
         self.datasets = datasets
-
-    def __len__(self) -> int:
-        return len(self.datasets[0])
 
     def get(self, index: int, rng: Rng | None) -> Any:
         index = check_index(index, len(self))
