@@ -55,7 +55,6 @@ class Conv(Layer):
         return _params(shape, math.prod(shape[:-1]), self.bias)
 
     def apply(self, params: dict, state: dict, x: Any, key: Any = None, train: bool = False) -> tuple[jax.Array, dict]:
-        _check_weight(self, params["weight"])
         bias = params["bias"] if self.bias else None
         out = F.conv(
             x, params["weight"], bias, self.stride, self.padding, self.dilation, self.groups,
@@ -141,7 +140,6 @@ class ConvTranspose(Layer):
         return _params(shape, math.prod(shape[:-2]) * self.out_channels // self.groups, self.bias)
 
     def apply(self, params: dict, state: dict, x: Any, key: Any = None, train: bool = False) -> tuple[jax.Array, dict]:
-        _check_weight(self, params["weight"])
         bias = params["bias"] if self.bias else None
         out = F.conv_transpose(
             x, params["weight"], bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
@@ -306,24 +304,11 @@ def _params(shape: tuple[int, ...], fan_in: int, bias: bool) -> dict[str, Param]
 
 
 def _warn_of_layout(layer: Conv | ConvTranspose, shape: tuple[int, ...]) -> None:
-    """Say what a layer of two axes takes PyTorch's layout for, where it is hardly meant: nothing would fail."""
-    taken = ""
-    if layer.rank == 2 and len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3] > 4:
-        taken = f"images {shape[1]} pixels high with {shape[3]} channels"
-        fix = "channels are first, jnp.moveaxis(x, 1, -1)"
-    elif layer.rank == 2 and len(shape) == 3 and shape[0] != shape[1] == shape[2] > 4:
-        taken, fix = f"one image with {shape[2]} channels", "they are grey images, x[..., None]"
-    if taken:
+    """Say what colour pictures in PyTorch's layout are taken for: nothing would fail."""
+    if layer.rank == 2 and len(shape) == 4 and shape[1] == 3 and shape[2] == shape[3] > 16:
         name = type(layer).__name__
-        warnings.warn(f"{name} takes an input of shape {shape} for {taken}; if {fix} puts channels last", stacklevel=2)
-
-
-def _check_weight(layer: Conv | ConvTranspose, weight: Any) -> None:
-    kernel, rank = layer.kernel_size, len(weight.shape) - 2
-    sizes = kernel if isinstance(kernel, tuple) else (kernel,) * rank
-    if (*weight.shape[:-2], weight.shape[-1]) != (*sizes, layer.out_channels):
-        raise ValueError(
-            f"{type(layer).__name__}({layer.out_channels}, {kernel}) got a weight of shape {weight.shape}, not of a "
-            f"kernel of {sizes} and {layer.out_channels} outputs. These are the parameters of another layer; init "
-            "draws new ones"
+        warnings.warn(
+            f"{name} takes an input of shape {shape} for images 3 pixels high with {shape[3]} channels; "
+            "if channels are first, jnp.moveaxis(x, 1, -1) puts them last",
+            stacklevel=2,
         )

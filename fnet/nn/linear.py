@@ -49,13 +49,7 @@ class Linear(Layer):
         return spec | {"bias": Param((self.out_features,), init.torch_uniform(in_features))} if self.bias else spec
 
     def apply(self, params: dict, state: dict, x: Any, key: Any = None, train: bool = False) -> tuple[jax.Array, dict]:
-        weight = params["weight"]
-        if weight.shape[-1:] != (self.out_features,):
-            raise ValueError(
-                f"Linear({self.out_features}) got a weight of shape {weight.shape}, not (in, {self.out_features}). "
-                "These are the parameters of another layer; init draws new ones"
-            )
-        return F.linear(x, weight, params["bias"] if self.bias else None), state
+        return F.linear(x, params["weight"], params["bias"] if self.bias else None), state
 
 
 @dataclass(frozen=True, repr=False)
