@@ -24,12 +24,13 @@ def read_image(path: str | Path, mode: str = "RGB") -> np.ndarray:
         path: the file, of any format that Pillow reads.
         mode: "RGB" for 3 channels, "L" for 1 (grey), "RGBA" for 4: what the image is converted to.
 
-    16-bit grey is scaled from 65535 to 255. Pixels are as they are stored: a camera's note of how it was held (EXIF
-    orientation) is not followed, and "RGB" of a transparent pixel is the colour beneath.
+    Pixels are as they are stored: a camera's note of how it was held (EXIF orientation) is not followed, and "RGB" of
+    a transparent pixel is the colour beneath.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no image, is damaged, or has 32-bit values, of no known scale; it names the file.
+        ValueError: the file is no image, is damaged, or has values of 16 or 32 bits that are not whole numbers of 0 to
+            255: only you know how to scale them. It names the file.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -41,23 +42,18 @@ def read_image(path: str | Path, mode: str = "RGB") -> np.ndarray:
     Image = pil("reading images")
     try:
         with Image.open(path) as picture:
-            return from_pil(_eight_bits(picture, Image).convert(mode))
+            deep = np.asarray(picture) if picture.mode.startswith(("I", "F")) else np.zeros(0)
+            array = from_pil(picture.convert(mode))
     except FileNotFoundError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ValueError, …
         raise ValueError(f"{path}: cannot be read as an image, it may be damaged ({error})") from error
-
-
-def _eight_bits(picture: Any, Image: Any) -> Any:
-    """A picture of more than 8 bits brought to 8, which Pillow's convert would cut off at 255."""
-    if picture.mode != "F" and not picture.mode.startswith("I"):
-        return picture
-    values = np.asarray(picture)
-    if picture.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+    if not np.array_equal(deep, deep.astype(np.uint8)):
         raise ValueError(
-            f"its values are {values.dtype} and of no known scale; read it as np.asarray(PIL.Image.open(…))"
+            f"{path}: its values, {deep.dtype} from {deep.min()} to {deep.max()}, do not fit into bytes: read it with "
+            "np.asarray(PIL.Image.open(path)) and scale them in a dataset of your own"
         )
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    return array
 
 
 class _Images:
