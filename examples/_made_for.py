@@ -24,17 +24,17 @@ def made_for(folder: Path, args: argparse.Namespace, *free: str, **data: Any) ->
     for path in sorted(folder.rglob("step-*.safetensors")):
         try:
             there = io.metadata(path).get("made_for")
-        except io.FileError:
+        except (OSError, io.FileError):
             continue  # damaged: `restore` says so, and takes another
         if there is None:
-            raise SystemExit(f"{path} does not say for what it was made; give another --out, or delete {folder}")
+            raise SystemExit(f"{path} does not say for what it was made; give another --out, or delete {path.parent}")
         differ = [name for name in there | asked if name not in free and there.get(name) != asked.get(name)]
         if differ:
             both = [f"  {name}: {there.get(name)!r:.300} there, {asked.get(name)!r:.300} asked for" for name in differ]
             lines = [
-                f"{folder} holds the checkpoints of another run:",
+                f"{path.parent} holds the checkpoints of another run:",
                 *both,
-                f"ask for the same, give another --out, or delete {folder}",
+                f"ask for the same, give another --out, or delete {path.parent}",
             ]
             raise SystemExit("\n".join(lines))
     return {"made_for": asked}

@@ -72,6 +72,8 @@ def main() -> None:
     fnet.keep_memory()  # on CPU a step then finds the memory that the one before it freed
     if args.short:
         args.steps, args.layers, args.width, args.block = 20, 1, 32, min(args.block, 32)
+    if args.block < 2:
+        raise SystemExit(f"--block {args.block}: samples grow by half a block at a time, so it is 2 or more")
     text, held_out = read(args.text, args.encoding)
     if len(held_out) <= args.block:
         raise SystemExit(

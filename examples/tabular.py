@@ -54,7 +54,7 @@ def read_table(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, list[s
     useless = {name: "has no value in any row" for name in table if missing[name].all()}
     for name, column in table.items():
         different = len(set(column)) if column.dtype == object else 0
-        if different > len(column) / 2:
+        if different > max(10, len(column) / 2):
             useless[name] = f"is text, with {different} different ones in {len(column)} rows, such as {column[0]!r}"
     if useless:
         raise SystemExit("\n".join([

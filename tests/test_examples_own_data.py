@@ -84,7 +84,7 @@ def test_a_run_does_not_go_on_from_the_checkpoints_of_another(name: str, tmp_pat
     message = stopped(name, "--short", "--out", "old", *own.get(name, []))
     assert message.startswith("old") and "holds the checkpoints of another run:" in message
     assert "  color: 'red' there, None asked for" in message and "  short: None there, True asked for" in message
-    assert message.endswith(f"give another --out, or delete old{'/latent20' if name == 'vae' else ''}")
+    assert message.endswith("give another --out, or delete old/latent20")
     text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
     assert "metadata=made)" in text, "its checkpoints do not say for what they were made"
 

@@ -120,6 +120,8 @@ def test_what_the_model_cannot_know_is_an_error_and_no_token():
     for bad in (99, -1):
         with pytest.raises(ValueError, match=rf"prompt 1 has id {bad}, expected 0 to 29, the model's vocabulary"):
             models.generate(cached, params, [[1, 2, 3], [5, bad]], 3)
+    with pytest.raises(ValueError, match="a prompt has ids from 8589934593 to 8589934593"):
+        models.generate(cached, params, [2**33 + 1], 3)
     broken = fnet.map_named(lambda n, a: a * jnp.nan if n == "ln_f.weight" else a, params)
     with pytest.raises(ValueError, match="the logits of new token 0 are NaN"):
         models.generate(cached, broken, [1, 2], 3)

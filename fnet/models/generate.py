@@ -42,7 +42,7 @@ def generate(
         pad: what follows ``stop``; any integer.
 
     The whole loop is one compiled program. Raises ValueError for a model without a cache or with one too short, for
-    ids that are not in the vocabulary, and where the logits are NaN (under jit such a row is token 0 from there on).
+    ids that are not in the vocabulary, and where the logits are NaN (not under jit, where such tokens mean nothing).
 
     >>> import jax, jax.numpy as jnp
     >>> from fnet import models
@@ -147,6 +147,8 @@ def _padded(prompt: Any) -> tuple[jax.Array, jax.Array, bool]:
                 f"generate: a prompt is {row.dtype} of shape {row.shape}, expected integer ids (length,), or several "
                 "as (batch, length) or a list; text goes through a tokenizer first"
             )
+        if isinstance(row, np.ndarray) and not -(2**31) <= row.min() <= row.max() < 2**31:
+            raise ValueError(f"generate: a prompt has ids from {row.min()} to {row.max()}, which is no vocabulary's")
     if isinstance(prompt, jax.Array):
         ids = jnp.atleast_2d(prompt).astype(jnp.int32)
         return ids, jnp.ones(ids.shape, bool), single

@@ -87,7 +87,5 @@ def _rope(base: float, scaling: Mapping[str, Any]) -> nn.RoPE:
     options = {name: value for name, value in scaling.items() if name not in ("rope_type", "type", "rope_theta")}
     if kind not in SCALINGS or options.keys() != SCALINGS[kind]:
         known = "; ".join(f"{name!r}: {', '.join(sorted(SCALINGS[name])) or 'nothing'}" for name in SCALINGS)
-        raise ValueError(
-            f"llama: rope_scaling={dict(scaling)} is not of a known kind, each with what it takes: {known}"
-        )
+        raise ValueError(f"llama: rope_scaling={dict(scaling)} is none of these kinds with what each takes: {known}")
     return nn.RoPE(scaling.get("rope_theta", base), **options)

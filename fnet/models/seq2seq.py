@@ -70,7 +70,7 @@ def translate(
 
     Works under jit with ``model``, ``start``, ``length`` and ``end`` static. Each step runs the decoder over the whole
     target, so it is for short ones. Raises ValueError where the logits are NaN, as of an id that is not in the
-    vocabulary (under jit such a row is token 0 from there on).
+    vocabulary (not under jit, where such tokens mean nothing).
 
     >>> import jax, jax.numpy as jnp
     >>> from fnet import models

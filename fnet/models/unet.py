@@ -51,7 +51,7 @@ def _checked_time(x: Any, time: Any, timed: bool) -> jax.Array | None:
     if not timed:
         raise TypeError("unet: got a time, and this U-Net has no place for it; make it with models.unet(…, timed=True)")
     time = jnp.asarray(time)
-    if time.shape != x.shape[:1]:
+    if time.shape not in (x.shape[:1], (1,)):
         raise ValueError(
             f"unet: time has shape {time.shape}, expected {x.shape[:1]}, a number for each image of {x.shape}; one "
             f"time for all is jnp.full({len(x)}, time)"

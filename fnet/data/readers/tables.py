@@ -79,7 +79,7 @@ def read_csv(
     names = rows.pop(0)[1] if header else [str(k) for k in range(len(rows[0][1]))]
     if len(set(names)) != len(names):
         raise ValueError(f"{path}: line 1: a column name is there more than once: {', '.join(names)}")
-    if header and len(names) == 1 and rows:
+    if header and len(names) == 1 and rows and delimiter == ",":  # another was asked for
         _check_delimiter(path, lines, delimiter)
     for line, fields in rows:
         if len(fields) != len(names):

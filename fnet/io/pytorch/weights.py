@@ -334,7 +334,7 @@ def _renamed(arrays: dict[str, np.ndarray], rename: Rename | None) -> dict[str, 
     before: dict[str, str] = {}
     for name, array in arrays.items():
         new = new_name(name, rename)
-        if new in renamed and not np.array_equal(renamed[new], array):
+        if new in renamed and not np.array_equal(renamed[new], array, equal_nan=True):
             raise ValueError(
                 f"rename gives two arrays the name {new!r}, {before[new]!r} and {name!r}, and they differ: if the "
                 "model has one array for both, such as a head tied to an embedding, these weights are of an untied "
