@@ -166,7 +166,7 @@ def test_damaged_arrays_are_named(tmp_path):
 
 @pytest.mark.parametrize("file", ["deep.png", "deep.tif", "deep.pgm"])
 def test_more_than_eight_bits_are_read_only_where_nothing_is_lost(tmp_path, file):
-    from PIL import Image
+    Image = pytest.importorskip("PIL.Image", reason="reading images needs the image extra: pip install fnet[image]")
 
     deep = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
     Image.fromarray(deep).save(tmp_path / file)
