@@ -177,6 +177,9 @@ def test_more_than_eight_bits_are_read_only_where_nothing_is_lost(tmp_path, file
     Image.fromarray(np.float32(deep / 65535)).save(tmp_path / "floats.tif")
     with pytest.raises(ValueError, match=r"floats.tif: its values, float32 from 0.0 to 0.99"):
         data.read_image(tmp_path / "floats.tif")
+    Image.fromarray(np.float32([[np.nan, 1e9], [-1, 3]])).save(tmp_path / "nan.tif")
+    with pytest.raises(ValueError, match=r"nan.tif: its values"):  # and no warning of a cast, which is an error here
+        data.read_image(tmp_path / "nan.tif")
 
 
 def test_text_files(tmp_path):

@@ -48,7 +48,7 @@ def read_image(path: str | Path, mode: str = "RGB") -> np.ndarray:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ValueError, …
         raise ValueError(f"{path}: cannot be read as an image, it may be damaged ({error})") from error
-    if not np.array_equal(deep, deep.astype(np.uint8)):
+    if not np.array_equal(deep, np.clip(deep, 0, 255).round()):
         raise ValueError(
             f"{path}: its values, {deep.dtype} from {deep.min()} to {deep.max()}, do not fit into bytes: read it with "
             "np.asarray(PIL.Image.open(path)) and scale them in a dataset of your own"
