@@ -94,12 +94,14 @@ def read_csv(
 
 def _check_delimiter(path: str | Path, lines: list[str], delimiter: str) -> None:
     """Raise ValueError where another delimiter splits every line into as many fields as the first, two or more."""
-    for other in (";", "\t", ",", "|"):
+    for other in (found for found in (";", "\t", ",", "|") if found != delimiter):
+        records = (fields for fields in csv.reader(lines, delimiter=other, strict=True) if fields)
         try:
-            names, *rows = [fields for fields in csv.reader(lines, delimiter=other, strict=True) if fields]
+            names = next(records, [])
+            widths = {len(fields) for fields in records} if len(names) > 1 else set()  # no need to read on otherwise
         except csv.Error:
             continue
-        if other != delimiter and len(names) > 1 and rows and all(len(fields) == len(names) for fields in rows):
+        if widths == {len(names)}:
             raise ValueError(
                 f"{path}: is no table with delimiter={delimiter!r}, but with delimiter={other!r} each line has "
                 f"{len(names)} fields: {', '.join(names):.200}"
