@@ -55,7 +55,7 @@ def rotary_embedding(
             f"rotary_embedding: positions have shape {positions.shape}, expected {(length,)} or {x.shape[:-2]} for x "
             f"of shape {x.shape}"
         )
-    per_pair = _frequencies(turned, base) if frequencies is None else jnp.asarray(frequencies)
+    per_pair = jnp.asarray(_frequencies(turned, base) if frequencies is None else frequencies)
     if per_pair.shape != (turned // 2,):
         raise ValueError(
             f"rotary_embedding: frequencies have shape {per_pair.shape}, expected {(turned // 2,)}, one for each pair"
@@ -101,7 +101,7 @@ def rotary_frequencies(
             f"rotary_frequencies: dims={dims}, base={base}, factor={factor}, low_freq_factor={low_freq_factor}, "
             f"high_freq_factor={high_freq_factor}, expected an even dims, and 0 < low_freq_factor < high_freq_factor"
         )
-    frequencies = base ** (-np.arange(0, dims, 2) / dims)
+    frequencies = _frequencies(dims, base)
     if original_max_position_embeddings is None:
         return frequencies / factor
     turns = original_max_position_embeddings * frequencies / (2 * math.pi)
@@ -171,6 +171,6 @@ def alibi_bias(
     return -jnp.asarray(alibi_slopes(num_heads), dtype)[:, None, None] * distance[None].astype(dtype)
 
 
-def _frequencies(dims: int, base: float) -> jax.Array:
+def _frequencies(dims: int, base: float) -> np.ndarray:
     """base^(-2i/dims) for each pair i, taken in float64 on the host: rounding here grows with the position."""
-    return jnp.asarray(base ** (-np.arange(0, dims, 2) / dims), jnp.result_type(float))
+    return base ** (-np.arange(0, dims, 2) / dims)

@@ -171,6 +171,18 @@ def check_probability(p: float, who: str) -> None:
         raise ValueError(f"{who}: p={p!r} is not a probability; it is the fraction of images to change, from 0 to 1")
 
 
+class Chance(Transform):
+    """What happens to an image with probability ``p``, a field of the subclass, or does not."""
+
+    p: float
+
+    def __post_init__(self) -> None:
+        check_probability(self.p, type(self).__name__)
+
+    def draw(self, shape: tuple[int, ...], rng: Any) -> Any:
+        return self.uniforms(rng, 1)[0] < self.p
+
+
 def fill_of(fill: Any, channels: int, dtype: np.dtype, who: Any) -> np.ndarray:
     """One fill value for each channel."""
     values = np.atleast_1d(np.asarray(fill))

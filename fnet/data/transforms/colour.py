@@ -23,7 +23,7 @@ from .adjust import (
     solarize,
     to_grey,
 )
-from .base import Transform, check_probability, range_of
+from .base import Chance, Transform, range_of
 
 
 @dataclass(frozen=True)
@@ -97,20 +97,14 @@ class Grayscale(Transform):
 
 
 @dataclass(frozen=True)
-class _Sometimes(Transform):
+class _Sometimes(Chance):
     """Change an image with probability p, or leave it."""
-
-    def draw(self, shape: tuple[int, ...], rng: Any) -> Any:
-        return self.uniforms(rng, 1)[0] < self.p  # type: ignore[attr-defined]
 
     def change(self, image: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
     def apply(self, image: np.ndarray, chosen: bool) -> np.ndarray:
         return self.change(image) if chosen else image
-
-    def __post_init__(self) -> None:
-        check_probability(self.p, type(self).__name__)  # type: ignore[attr-defined]
 
 
 def _change_rows(self: Any, images: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -8,20 +8,14 @@ from typing import Any
 import numpy as np
 
 from ..structure import fix, signature
-from .base import Transform, check_probability, choose, fill_of, hashable, pair_of
+from .base import Chance, Transform, choose, fill_of, hashable, pair_of
 
 _MODES = ("constant", "edge", "reflect", "symmetric")
 
 
 @dataclass(frozen=True)
-class _Flip(Transform):
+class _Flip(Chance):
     p: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_probability(self.p, type(self).__name__)
-
-    def draw(self, shape: tuple[int, ...], rng: Any) -> Any:
-        return self.uniforms(rng, 1)[0] < self.p
 
     def apply_mask(self, mask: np.ndarray, drawn: bool) -> np.ndarray:
         return self.apply(mask, drawn)
