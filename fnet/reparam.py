@@ -187,6 +187,5 @@ def _unit(x: jax.Array, eps: float) -> jax.Array:
     return x / jnp.maximum(_norm(x, (-1,)), eps)
 
 
-
 def _norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return jnp.sqrt(jnp.square(x.astype(jnp.promote_types(x.dtype, jnp.float32))).sum(axes, keepdims=True))

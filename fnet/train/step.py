@@ -51,9 +51,7 @@ def make_step(
     >>> int(run.step), sorted(metrics)
     (1, ['loss'])
     """
-
     whole("make_step", "microbatches", microbatches, 1)
-
     check_loss(loss, "make_step")
 
     guard = Guard(strict)
